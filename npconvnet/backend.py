@@ -1,0 +1,87 @@
+"""Where arrays live: NumPy on the CPU, CuPy on an NVIDIA GPU. The only module that imports cupy, and only if asked."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from npconvnet.errors import InputError
+
+#: A NumPy array, or a CuPy array, which answers to the same methods.
+Array: TypeAlias = npt.NDArray[Any]
+Device = Literal["cpu", "gpu"]
+
+
+def array_module(x: Array) -> Any:
+    """The module whose functions work on `x`: numpy or cupy."""
+    return np if isinstance(x, np.ndarray) else importlib.import_module("cupy")
+
+
+def is_on_gpu(x: Array) -> bool:
+    """Whether `x` lives on the GPU."""
+    return not isinstance(x, np.ndarray)
+
+
+def sliding_windows(x: Array, window: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """A read-only view with every `window` of `axes` as new last axes (sliding_window_view, on both devices)."""
+    xp = array_module(x)
+    tricks = importlib.import_module(f"{xp.__name__}.lib.stride_tricks")
+    view: Array = tricks.sliding_window_view(x, window, axes)
+    return view
+
+
+def resolve_device(device: Literal["auto", "cpu", "gpu"]) -> Device:
+    """The device to run on: "auto" takes the GPU where there is one.
+
+    Raises InputError where "gpu" is asked for and there is none, with the way out.
+    """
+    if device == "cpu":
+        return "cpu"
+    reason = why_no_gpu()
+    if reason is None:
+        return "gpu"
+    if device == "auto":
+        return "cpu"
+    raise InputError(f"no GPU can be used: {reason}, or run with --device cpu")
+
+
+def why_no_gpu() -> str | None:
+    """None where a GPU can be used; otherwise the reason and what to do about it, as half a sentence."""
+    try:
+        cupy = _import_cupy()
+    except Exception as error:  # a CUDA library that is missing or broken raises nearly anything at import
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return (
+                "cupy is not installed; run: pip install 'npconvnet[gpu]' (for older drivers: pip install cupy-cuda12x)"
+            )
+        return f"cupy does not load ({_first_line(error)}); reinstall it to match your driver"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CUDARuntimeError: no driver, or one older than this cupy
+        return f"the CUDA driver does not answer ({_first_line(error)}); install or update the NVIDIA driver"
+    return None if count else "cupy finds no NVIDIA GPU on this machine; use a machine that has one"
+
+
+def to_device(x: Array, device: Device) -> Array:
+    """`x` on `device`; the same array where it is there already."""
+    if device == "gpu":
+        on_gpu: Array = _import_cupy().asarray(x)
+        return on_gpu
+    return to_host(x)
+
+
+def to_host(x: Array) -> npt.NDArray[Any]:
+    """`x` as a NumPy array; the same array where it is one already."""
+    return x if isinstance(x, np.ndarray) else x.get()
+
+
+def _import_cupy() -> ModuleType:
+    return importlib.import_module("cupy")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,83 @@
+"""Every operation under one name: the one place that picks the implementation, by the array it is handed.
+
+NumPy arrays go to the definition in `kernels/cpu`. CuPy arrays go to the function of the same stem and name in
+`kernels/cuda` where one is written, and otherwise to the definition too, which speaks to either array module.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+from npconvnet.backend import is_on_gpu
+from npconvnet.kernels.cpu import (
+    add,
+    average_pool2d,
+    bias,
+    concatenate,
+    conv2d,
+    linear,
+    lrn,
+    max_pool2d,
+    relu,
+    sgd,
+    softmax_cross_entropy,
+)
+from npconvnet.kernels.cpu import augment as _augment
+from npconvnet.kernels.cpu import dropout as _dropout
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def by_device(definition: Callable[P, R]) -> Callable[P, R]:
+    """`definition` for NumPy arrays, its CUDA twin for CuPy arrays. The first argument decides."""
+
+    @wraps(definition)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        on_gpu = is_on_gpu(first if hasattr(first, "shape") else first[0])
+        return (_cuda_twin(definition) if on_gpu else definition)(*args, **kwargs)
+
+    return run
+
+
+@cache
+def _cuda_twin(definition: Callable[P, R]) -> Callable[P, R]:
+    twin = definition.__module__.replace("kernels.cpu", "kernels.cuda")
+    if importlib.util.find_spec(twin) is None:
+        return definition
+    return getattr(importlib.import_module(twin), definition.__name__, definition)
+
+
+conv2d_forward = by_device(conv2d.conv2d_forward)
+conv2d_backward_input = by_device(conv2d.conv2d_backward_input)
+conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters)
+bias_forward = by_device(bias.bias_forward)
+bias_backward = by_device(bias.bias_backward)
+relu_forward = by_device(relu.relu_forward)
+relu_backward = by_device(relu.relu_backward)
+max_pool2d_forward = by_device(max_pool2d.max_pool2d_forward)
+max_pool2d_backward = by_device(max_pool2d.max_pool2d_backward)
+average_pool2d_forward = by_device(average_pool2d.average_pool2d_forward)
+average_pool2d_backward = by_device(average_pool2d.average_pool2d_backward)
+global_average_pool2d_forward = by_device(average_pool2d.global_average_pool2d_forward)
+global_average_pool2d_backward = by_device(average_pool2d.global_average_pool2d_backward)
+lrn_forward = by_device(lrn.lrn_forward)
+lrn_backward = by_device(lrn.lrn_backward)
+linear_forward = by_device(linear.linear_forward)
+linear_backward_input = by_device(linear.linear_backward_input)
+linear_backward_weights = by_device(linear.linear_backward_weights)
+dropout = by_device(_dropout.dropout)
+draw_kept = _dropout.draw_kept
+concatenate_forward = by_device(concatenate.concatenate_forward)
+concatenate_backward = by_device(concatenate.concatenate_backward)
+add_forward = by_device(add.add_forward)
+add_backward = by_device(add.add_backward)
+softmax = by_device(softmax_cross_entropy.softmax)
+softmax_cross_entropy_forward = by_device(softmax_cross_entropy.softmax_cross_entropy_forward)
+softmax_cross_entropy_backward = by_device(softmax_cross_entropy.softmax_cross_entropy_backward)
+sgd_update = by_device(sgd.sgd_update)
+augment = by_device(_augment.augment)
+Views = _augment.Views
