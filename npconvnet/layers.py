@@ -1,0 +1,342 @@
+"""Layers: parameters, and what a backward needs to see again. The arithmetic is in `npconvnet.kernels`.
+
+Every layer maps activations (N, H, W, C), or (N, C) once the image is gone:
+
+    y, saved = layer.forward(x)                    dx, gradients = layer.backward(dy, saved)
+
+`saved` belongs to the call and holds all that the backward uses; nothing is hidden on the layer between the two.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from npconvnet import kernels
+from npconvnet.backend import Array, array_module
+from npconvnet.kernels.cpu.relu import ReLURule
+from npconvnet.kernels.shapes import Padding, Rounding, place_windows
+
+#: The size of one activation without the batch: (H, W, C) or (C,).
+Shape: TypeAlias = tuple[int, ...]
+Gradients: TypeAlias = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardOptions:
+    """What the caller of a backward wants: which derivatives, and under which ReLU rule."""
+
+    input_gradient: bool = True
+    parameter_gradients: bool = True
+    relu_rule: ReLURule = "gradient"
+
+
+EVERYTHING = BackwardOptions()
+
+
+class Layer(ABC):
+    """One step of a network. Layers without parameters inherit an empty `parameters`."""
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, Array] = {}
+
+    def initialize(self, rng: np.random.Generator) -> None:  # noqa: B027 (most layers have nothing to draw)
+        """Draws the initial parameters; does nothing where there are none."""
+
+    @abstractmethod
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """The shape of y for inputs of `x_shapes`; raises ValueError for inputs that the layer can't take."""
+
+    @abstractmethod
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """(y, saved). `rng` is given in training only, and used by dropout only."""
+
+    @abstractmethod
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """(dx, gradients): dx like the input (a tuple where there are several, None where it isn't wanted)."""
+
+
+class Conv2d(Layer):
+    """Convolution and bias: `weight` (K, R, S, C / groups), `bias` (K,)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        window: int,
+        stride: int = 1,
+        padding: int | Padding = 0,
+        groups: int = 1,
+        rounding: Rounding = "floor",
+    ) -> None:
+        super().__init__()
+        self.window, self.stride, self.padding = (window, window), stride, _all_sides(padding)
+        self.groups, self.rounding = groups, rounding
+        self.parameters = {
+            "weight": np.zeros((filters, window, window, in_channels // groups), np.float32),
+            "bias": np.zeros(filters, np.float32),
+        }
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Draws N(0, 2 / fan-in) weights (He et al. 2015) and zero biases."""
+        _he_normal(self.parameters, rng)
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(P, Q, K) of (H, W, C)."""
+        ((h, w, c),) = x_shapes
+        filters, _, _, channels = self.parameters["weight"].shape
+        if c != channels * self.groups:
+            raise ValueError(f"the filters take {channels * self.groups} channels, the input has {c}")
+        return *place_windows((h, w), self.window, self.stride, self.padding, self.rounding).outputs, filters
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves x."""
+        (x,) = xs
+        y = kernels.conv2d_forward(x, self.parameters["weight"], *self._placement)
+        return kernels.bias_forward(y, self.parameters["bias"]), x
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dx by dgrad, the filters by wgrad."""
+        x, weight = saved, self.parameters["weight"]
+        gradients = {}
+        if options.parameter_gradients:
+            gradients["weight"] = kernels.conv2d_backward_filters(dy, x, weight.shape, *self._placement)
+            gradients["bias"] = kernels.bias_backward(dy)
+        if not options.input_gradient:
+            return None, gradients
+        return kernels.conv2d_backward_input(dy, weight, x.shape, *self._placement), gradients
+
+    @property
+    def _placement(self) -> tuple[int, Padding, int, Rounding]:
+        return self.stride, self.padding, self.groups, self.rounding
+
+
+class Linear(Layer):
+    """Fully connected layer: `weight` (out, in), `bias` (out,). Reads an image as one vector, row by row (H, W, C)."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.parameters = {
+            "weight": np.zeros((out_features, in_features), np.float32),
+            "bias": np.zeros(out_features, np.float32),
+        }
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Draws N(0, 2 / fan-in) weights (He et al. 2015) and zero biases."""
+        _he_normal(self.parameters, rng)
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(out,) of any shape that has `in` numbers."""
+        (x_shape,) = x_shapes
+        out_features, in_features = self.parameters["weight"].shape
+        if np.prod(x_shape) != in_features:
+            raise ValueError(f"the layer takes {in_features} numbers, the input has {x_shape}")
+        return (out_features,)
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves x."""
+        (x,) = xs
+        y = kernels.linear_forward(_flat(x), self.parameters["weight"])
+        return kernels.bias_forward(y, self.parameters["bias"]), x
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dx in the shape of x."""
+        x = saved
+        gradients = {}
+        if options.parameter_gradients:
+            gradients["weight"] = kernels.linear_backward_weights(dy, _flat(x))
+            gradients["bias"] = kernels.bias_backward(dy)
+        if not options.input_gradient:
+            return None, gradients
+        return kernels.linear_backward_input(dy, self.parameters["weight"]).reshape(x.shape), gradients
+
+
+class ReLU(Layer):
+    """max(x, 0); the backward follows `options.relu_rule`."""
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """That of x."""
+        return x_shapes[0]
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves y, whose sign is that of x."""
+        y = kernels.relu_forward(xs[0])
+        return y, y
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dx under the rule; see kernels/cpu/relu.py."""
+        return kernels.relu_backward(dy, saved, options.relu_rule), {}
+
+
+class _Pool2d(Layer):
+    """What the poolings over windows share: where the windows lie."""
+
+    def __init__(self, window: int, stride: int, padding: int | Padding = 0, rounding: Rounding = "floor") -> None:
+        super().__init__()
+        self.window, self.stride, self.padding, self.rounding = (window, window), stride, _all_sides(padding), rounding
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(P, Q, C) of (H, W, C)."""
+        ((h, w, c),) = x_shapes
+        return *place_windows((h, w), self.window, self.stride, self.padding, self.rounding).outputs, c
+
+    @property
+    def _placement(self) -> tuple[tuple[int, int], int, Padding, Rounding]:
+        return self.window, self.stride, self.padding, self.rounding
+
+
+class MaxPool2d(_Pool2d):
+    """Max pooling; the backward goes through the switches."""
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves the switches."""
+        (x,) = xs
+        y, switches = kernels.max_pool2d_forward(x, *self._placement)
+        return y, (switches, x.shape)
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dy, where the switches point."""
+        switches, x_shape = saved
+        return kernels.max_pool2d_backward(dy, switches, x_shape, *self._placement), {}
+
+
+class AveragePool2d(_Pool2d):
+    """Average pooling; `count_padding` as in kernels/cpu/average_pool2d.py."""
+
+    def __init__(
+        self,
+        window: int,
+        stride: int,
+        padding: int | Padding = 0,
+        rounding: Rounding = "floor",
+        count_padding: bool = True,
+    ) -> None:
+        super().__init__(window, stride, padding, rounding)
+        self.count_padding = count_padding
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves the shape of x."""
+        (x,) = xs
+        return kernels.average_pool2d_forward(x, *self._placement, self.count_padding), x.shape
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dy, shared out over the window."""
+        return kernels.average_pool2d_backward(dy, saved, *self._placement, self.count_padding), {}
+
+
+class GlobalAveragePool2d(Layer):
+    """The mean over all pixels: (H, W, C) to (C,)."""
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(C,)."""
+        return x_shapes[0][2:]
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves the shape of x."""
+        return kernels.global_average_pool2d_forward(xs[0]), xs[0].shape
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dy, shared out over all pixels."""
+        return kernels.global_average_pool2d_backward(dy, saved), {}
+
+
+class LRN(Layer):
+    """Local response normalisation. The defaults are AlexNet's and VGG CNN-F's; its true gradient under every rule."""
+
+    def __init__(self, size: int = 5, alpha_per_element: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
+        super().__init__()
+        self.size, self.alpha_per_element, self.beta, self.k = size, alpha_per_element, beta, k
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """That of x."""
+        return x_shapes[0]
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves x and the scale s."""
+        (x,) = xs
+        y, s = kernels.lrn_forward(x, self.size, self.alpha_per_element, self.beta, self.k)
+        return y, (x, s)
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """The true gradient."""
+        x, s = saved
+        return kernels.lrn_backward(dy, x, s, self.size, self.alpha_per_element, self.beta), {}
+
+
+class Dropout(Layer):
+    """Zeroes a share `rate` of the activations while training; does nothing without an `rng`."""
+
+    def __init__(self, rate: float = 0.5) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """That of x."""
+        return x_shapes[0]
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves what was kept, or None when not training."""
+        (x,) = xs
+        if rng is None:
+            return x, None
+        kept = array_module(x).asarray(kernels.draw_kept(rng, x.shape, self.rate))
+        return kernels.dropout(x, kept, self.rate), kept
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dy where kept."""
+        return (dy if saved is None else kernels.dropout(dy, saved, self.rate)), {}
+
+
+class Concatenate(Layer):
+    """Puts the channels of several inputs behind each other."""
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(H, W, C₁ + C₂ + …)."""
+        if len({shape[:-1] for shape in x_shapes}) != 1:
+            raise ValueError(f"activations of different sizes can't be concatenated: {x_shapes}")
+        return *x_shapes[0][:-1], sum(shape[-1] for shape in x_shapes)
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves the numbers of channels."""
+        return kernels.concatenate_forward(xs), [x.shape[-1] for x in xs]
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """A part of dy for each input."""
+        return kernels.concatenate_backward(dy, saved), {}
+
+
+class Add(Layer):
+    """Adds several inputs of one shape."""
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """That of each input."""
+        if len(set(x_shapes)) != 1:
+            raise ValueError(f"activations of different shapes can't be added: {x_shapes}")
+        return x_shapes[0]
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves how many there were."""
+        return kernels.add_forward(xs), len(xs)
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dy for each input."""
+        return kernels.add_backward(dy, saved), {}
+
+
+def _all_sides(padding: int | Padding) -> Padding:
+    return (padding,) * 4 if isinstance(padding, int) else padding
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(len(x), -1)
+
+
+def _he_normal(parameters: dict[str, Array], rng: np.random.Generator) -> None:
+    weight, bias = parameters["weight"], parameters["bias"]
+    xp = array_module(weight)
+    fan_in = weight[0].size
+    weight[...] = xp.asarray(rng.standard_normal(weight.shape, np.float32) * np.sqrt(2 / fan_in))
+    bias[...] = 0

@@ -1,0 +1,256 @@
+"""Network: named layers in topological order; forward to the class scores, backward from their derivative.
+
+    scores, trace = network.forward(x)
+    dx, gradients = network.backward(trace, d_scores, relu_rule="gradient" | "deconvnet" | "guided")
+
+The network ends at the unnormalised class scores S_c of the paper; softmax and loss stand apart. Nothing is recorded
+but what the layers save, and `trace` holds all of it: the same trace can be sent backward as often as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from npconvnet.backend import Array, Device, to_device
+from npconvnet.kernels.cpu.relu import ReLURule
+from npconvnet.layers import BackwardOptions, Gradients, Layer, Shape
+from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
+from npconvnet.synsets import Synset
+
+#: The name of the activation that is the image itself.
+INPUT = "input"
+
+#: (name, layer): reads the row above; (name, layer, inputs): reads the activations of these names.
+Row: TypeAlias = "tuple[str, Layer] | tuple[str, Layer, tuple[str, ...]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer in its place. Its activation goes by its name."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a forward leaves behind: what each layer saved, and the activations that the caller asked to keep."""
+
+    last: str
+    saved: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Array] = field(default_factory=dict)
+
+
+class Network:
+    """A directed acyclic graph of layers, written as a table.
+
+    `model` and `options` name the function in `npconvnet.models` that makes it again; `preprocessing` and `synsets`
+    travel with the weights. Raises ValueError where a row reads what no earlier row makes, or does not fit its input.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        rows: Iterable[Row],
+        preprocessing: Preprocessing,
+        options: Mapping[str, Any] | None = None,
+        synsets: Sequence[Synset] = (),
+    ) -> None:
+        self.model = model
+        self.options = dict(options or {})
+        self.preprocessing = preprocessing
+        self.synsets = tuple(synsets)
+        self.nodes = _read_table(rows)
+        self.shapes = _shapes(self.nodes, (preprocessing.crop, preprocessing.crop, 3))
+        self._last_readers = _last_readers(self.nodes)
+
+    # -- forward and backward ----------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        x: Array,
+        *,
+        rng: np.random.Generator | None = None,
+        until: str | None = None,
+        keep: Collection[str] = (),
+    ) -> tuple[Array, Trace]:
+        """The class scores (N, classes) of `x` (N, H, W, 3), and the trace that a backward starts from.
+
+        `rng` switches dropout on (training). `until` stops at the activation of that name and returns it instead.
+        The activations named in `keep` stay in `trace.kept`. Raises ValueError for names that do not exist.
+        """
+        trace = Trace(self._require(until or self.nodes[-1].name))
+        y = self._run(x, trace.last, rng, trace.saved, {self._require(name): None for name in keep}, trace.kept)
+        return y, trace
+
+    def scores(self, x: Array) -> Array:
+        """The class scores (N, classes) of `x` (N, H, W, 3), keeping nothing for a backward."""
+        return self._run(x, self.nodes[-1].name, None, None, (), {})
+
+    def backward(
+        self,
+        trace: Trace,
+        dy: Array,
+        *,
+        start: str | None = None,
+        stop: str = INPUT,
+        relu_rule: ReLURule = "gradient",
+        input_gradient: bool = True,
+        parameter_gradients: bool = True,
+    ) -> tuple[Array | None, Gradients]:
+        """Sends `dy`, the derivative with respect to the activation `start`, back to the activation `stop`.
+
+        `start` is the last activation of the trace unless named, `stop` the image. Returns (dx, gradients): dx in the
+        shape of the activation `stop`, None unless `input_gradient`; the gradients of the parameters that lie between,
+        as "layer.parameter", empty unless `parameter_gradients`. Activations that nothing between depends on are
+        skipped. Raises ValueError for unknown names, and where `start` does not depend on `stop`.
+        """
+        start = self._require(start or trace.last)
+        if start not in trace.saved:
+            raise ValueError(f"the forward stopped at '{trace.last}' and did not reach '{start}'")
+        between = self._depending_on(self._require(stop))
+        if start not in between and start != stop:
+            raise ValueError(f"'{start}' does not depend on '{stop}'; nothing can be sent back")
+        wanted = self._wanted(between, stop, input_gradient, parameter_gradients)
+        arrived = {start: dy}
+        gradients: Gradients = {}
+        for node in reversed(self.nodes):
+            if node.name not in between or node.name not in arrived:
+                continue
+            asked = BackwardOptions(any(name in wanted for name in node.inputs), parameter_gradients, relu_rule)
+            dx, own = node.layer.backward(arrived.pop(node.name), trace.saved[node.name], asked)
+            gradients |= {f"{node.name}.{key}": gradient for key, gradient in own.items()}
+            for name, part in zip(node.inputs, dx if isinstance(dx, tuple) else (dx,), strict=True):
+                if name in wanted:
+                    arrived[name] = arrived[name] + part if name in arrived else part
+        return arrived.get(stop) if input_gradient else None, gradients
+
+    def _run(
+        self,
+        x: Array,
+        last: str,
+        rng: np.random.Generator | None,
+        saved: dict[str, Any] | None,
+        keep: Collection[str],
+        kept: dict[str, Array],
+    ) -> Array:
+        """Runs the layers up to `last`, and lets go of each activation as soon as no later layer reads it."""
+        live = {INPUT: x}
+        for node in self.nodes:
+            y, to_save = node.layer.forward(*(live[name] for name in node.inputs), rng=rng)
+            if saved is not None:
+                saved[node.name] = to_save
+            live[node.name] = y
+            if node.name in keep:
+                kept[node.name] = y
+            if node.name == last:
+                break
+            for name in self._last_readers.get(node.name, ()):
+                del live[name]
+        return y
+
+    def _require(self, name: str) -> str:
+        if name != INPUT and name not in self.shapes:
+            raise ValueError(f"no layer '{name}' in {self.model}; it has {', '.join(self.shapes)}")
+        return name
+
+    def _depending_on(self, stop: str) -> set[str]:
+        """The activations that are computed from `stop`, directly or not."""
+        found: set[str] = set()
+        for node in self.nodes:
+            if any(name == stop or name in found for name in node.inputs):
+                found.add(node.name)
+        return found
+
+    def _wanted(self, between: set[str], stop: str, input_gradient: bool, parameter_gradients: bool) -> set[str]:
+        """The activations whose derivative is needed: they lead to `stop`, or to parameters, by way of `between`."""
+        wanted = {stop} if input_gradient else set()
+        for node in self.nodes:
+            leads_on = any(name in wanted for name in node.inputs)
+            if node.name in between and (leads_on or (parameter_gradients and node.layer.parameters)):
+                wanted.add(node.name)
+        return wanted
+
+    # -- parameters --------------------------------------------------------------------------------------------------
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Draws the initial parameters of every layer, in the order of the table."""
+        for node in self.nodes:
+            node.layer.initialize(rng)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """Every parameter as "layer.parameter": the arrays themselves, which the layers compute with."""
+        return {f"{node.name}.{key}": value for node in self.nodes for key, value in node.layer.parameters.items()}
+
+    def load(self, parameters: Mapping[str, Array]) -> None:
+        """Replaces every parameter; raises ValueError unless names and shapes are exactly those of the network."""
+        own = self.parameters
+        if missing := sorted(own.keys() - parameters.keys()):
+            raise ValueError(f"{self.model} lacks the parameters {', '.join(missing[:3])} ({len(missing)} in all)")
+        if unknown := sorted(parameters.keys() - own.keys()):
+            raise ValueError(f"{self.model} has no parameters {', '.join(unknown[:3])} ({len(unknown)} in all)")
+        for name, value in parameters.items():
+            if own[name].shape != value.shape:
+                raise ValueError(f"{name} is {value.shape}, and {self.model} wants {own[name].shape}")
+        self._replace_parameters(lambda name, _: parameters[name])
+
+    def astype(self, dtype: npt.DTypeLike) -> Network:
+        """Converts the parameters in place, to float32 or float64, and returns the network."""
+        return self._replace_parameters(lambda _, value: value.astype(dtype))
+
+    def to(self, device: Device) -> Network:
+        """Moves the parameters to `device` and returns the network."""
+        return self._replace_parameters(lambda _, value: to_device(value, device))
+
+    def _replace_parameters(self, replacement: Callable[[str, Array], Array]) -> Network:
+        for node in self.nodes:
+            for key, value in node.layer.parameters.items():
+                node.layer.parameters[key] = replacement(f"{node.name}.{key}", value)
+        return self
+
+    # -- pictures ----------------------------------------------------------------------------------------------------
+
+    def preprocess(self, pictures: Sequence[Picture], views: ViewCount = 1) -> npt.NDArray[np.float32]:
+        """float32 (N·views, crop, crop, 3) of `pictures` of any sizes, uint8 (H, W, 3), on the CPU."""
+        squares = np.stack([resize_and_centre_crop(picture, self.preprocessing.resize) for picture in pictures])
+        return self.preprocessing.views(squares, views)
+
+
+def _read_table(rows: Iterable[Row]) -> tuple[Node, ...]:
+    nodes: list[Node] = []
+    for name, layer, *rest in rows:
+        above = nodes[-1].name if nodes else INPUT
+        inputs = rest[0] if rest else (above,)
+        known = {INPUT, *(node.name for node in nodes)}
+        if name in known:
+            raise ValueError(f"two rows are named '{name}'")
+        if unknown := set(inputs) - known:
+            raise ValueError(f"row '{name}' reads {sorted(unknown)}, which no earlier row makes")
+        nodes.append(Node(name, layer, inputs))
+    return tuple(nodes)
+
+
+def _shapes(nodes: Sequence[Node], input_shape: Shape) -> dict[str, Shape]:
+    shapes = {INPUT: input_shape}
+    for node in nodes:
+        try:
+            shapes[node.name] = node.layer.output_shape(*(shapes[name] for name in node.inputs))
+        except ValueError as error:
+            raise ValueError(f"row '{node.name}': {error}") from None
+    return shapes
+
+
+def _last_readers(nodes: Sequence[Node]) -> dict[str, list[str]]:
+    """For each node, the activations that no node after it reads."""
+    last_reader = {name: node.name for node in nodes for name in node.inputs}
+    spent: dict[str, list[str]] = {}
+    for name, reader in last_reader.items():
+        spent.setdefault(reader, []).append(name)
+    return spent

@@ -1,0 +1,87 @@
+"""From a photograph to network input. It travels with the weights, so that nobody can pair the wrong ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from npconvnet import kernels
+from npconvnet.backend import Array, array_module
+from npconvnet.kernels import Views
+
+#: A picture: RGB, 0–255, (H, W, 3).
+Picture = npt.NDArray[np.uint8]
+ViewCount = Literal[1, 10]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """Resize the shorter side to `resize`, take the centre `resize` × `resize`, crop, then (RGB − mean) / std.
+
+    `resize` and `crop` in pixels; `mean` and `std` for R, G, B on the scale 0–255.
+    """
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.crop <= self.resize:
+            raise ValueError(f"a crop of {self.crop} pixels can't be taken from {self.resize} pixels")
+
+    def apply(self, squares: Array, views: Views) -> Array:
+        """float32 (N, crop, crop, 3): one view each of the pictures `squares`, uint8 (N, resize, resize, 3)."""
+        xp = array_module(squares)
+        mean, std = xp.asarray(self.mean, np.float32), xp.asarray(self.std, np.float32)
+        return kernels.augment(squares, views, self.crop, mean, std)
+
+    def views(self, squares: Array, count: ViewCount = 1) -> Array:
+        """float32 (N·count, crop, crop, 3): the centre crop, or the ten views of Krizhevsky et al. (2012) of each.
+
+        The ten are the four corners and the centre, then the same reflected; the views of one picture stand together.
+        """
+        views = view_positions(self.resize - self.crop, count)
+        xp = array_module(squares)
+        tiled = Views.plain(
+            np.tile(views.top, len(squares)), np.tile(views.left, len(squares)), np.tile(views.reflect, len(squares))
+        )
+        return self.apply(xp.repeat(squares, count, axis=0), tiled)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary for a file's metadata; `from_json` reads it."""
+        return {**asdict(self), "channels": "RGB"}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
+        mean, std = (tuple(float(v) for v in fields[key]) for key in ("mean", "std"))
+        if len(mean) != 3 or len(std) != 3:
+            raise ValueError("mean and std hold three numbers, for R, G and B")
+        return cls(int(fields["resize"]), int(fields["crop"]), mean, std)
+
+
+def view_positions(margin: int, count: ViewCount) -> Views:
+    """Where the views of one picture lie, for a picture that is `margin` pixels wider than the crop."""
+    middle = margin // 2
+    if count == 1:
+        return Views.plain([middle], [middle], [False])
+    top, left = [0, 0, margin, margin, middle], [0, margin, 0, margin, middle]
+    return Views.plain(top * 2, left * 2, [False] * 5 + [True] * 5)
+
+
+def resize_and_centre_crop(picture: Picture, size: int) -> Picture:
+    """The centre (size, size, 3) of `picture` after its shorter side is resized to `size` (bilinear, antialiased).
+
+    Only the part that is kept is resized. Smaller pictures are enlarged.
+    """
+    h, w, _ = picture.shape
+    side = min(h, w)
+    left, top = (w - side) / 2, (h - side) / 2
+    image = Image.fromarray(picture)
+    square = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.asarray(square)
