@@ -43,8 +43,17 @@ class Layer(ABC):
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
 
-    def initialize(self, rng: np.random.Generator) -> None:  # noqa: B027 (most layers have nothing to draw)
-        """Draws the initial parameters; does nothing where there are none."""
+    def initialize(self, rng: np.random.Generator, std: float | None = None) -> None:
+        """Draws weights from N(0, `std`²), by default N(0, 2 / fan-in) (He et al. 2015); biases are zero.
+
+        Layers without parameters draw nothing.
+        """
+        if not self.parameters:
+            return
+        weight, bias = self.parameters["weight"], self.parameters["bias"]
+        std = std or (2 / weight[0].size) ** 0.5
+        weight[...] = array_module(weight).asarray(rng.standard_normal(weight.shape, np.float32) * np.float32(std))
+        bias[...] = 0
 
     @abstractmethod
     def output_shape(self, *x_shapes: Shape) -> Shape:
@@ -79,10 +88,6 @@ class Conv2d(Layer):
             "weight": np.zeros((filters, window, window, in_channels // groups), np.float32),
             "bias": np.zeros(filters, np.float32),
         }
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        """Draws N(0, 2 / fan-in) weights (He et al. 2015) and zero biases."""
-        _he_normal(self.parameters, rng)
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(P, Q, K) of (H, W, C)."""
@@ -123,10 +128,6 @@ class Linear(Layer):
             "weight": np.zeros((out_features, in_features), np.float32),
             "bias": np.zeros(out_features, np.float32),
         }
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        """Draws N(0, 2 / fan-in) weights (He et al. 2015) and zero biases."""
-        _he_normal(self.parameters, rng)
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(out,) of any shape that has `in` numbers."""
@@ -332,11 +333,3 @@ def _all_sides(padding: int | Padding) -> Padding:
 
 def _flat(x: Array) -> Array:
     return x.reshape(len(x), -1)
-
-
-def _he_normal(parameters: dict[str, Array], rng: np.random.Generator) -> None:
-    weight, bias = parameters["weight"], parameters["bias"]
-    xp = array_module(weight)
-    fan_in = weight[0].size
-    weight[...] = xp.asarray(rng.standard_normal(weight.shape, np.float32) * np.sqrt(2 / fan_in))
-    bias[...] = 0

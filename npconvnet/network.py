@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from npconvnet.backend import Array, Device, to_device
+from npconvnet.backend import Array, Device, is_on_gpu, to_device
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import BackwardOptions, Gradients, Layer, Shape
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
@@ -50,8 +50,9 @@ class Trace:
 class Network:
     """A directed acyclic graph of layers, written as a table.
 
-    `model` and `options` name the function in `npconvnet.models` that makes it again; `preprocessing` and `synsets`
-    travel with the weights. Raises ValueError where a row reads what no earlier row makes, or does not fit its input.
+    `model` and `options` name the function in `npconvnet.models` that makes it again. `preprocessing` and `synsets`,
+    the names of the classes, travel with the weights; until some are loaded or trained, the names are numbers.
+    Raises ValueError where a row reads what no earlier row makes, or does not fit its input.
     """
 
     def __init__(
@@ -60,15 +61,24 @@ class Network:
         rows: Iterable[Row],
         preprocessing: Preprocessing,
         options: Mapping[str, Any] | None = None,
-        synsets: Sequence[Synset] = (),
     ) -> None:
         self.model = model
         self.options = dict(options or {})
         self.preprocessing = preprocessing
-        self.synsets = tuple(synsets)
         self.nodes = _read_table(rows)
         self.shapes = _shapes(self.nodes, (preprocessing.crop, preprocessing.crop, 3))
+        self.synsets = tuple(Synset(f"class{index}", f"class {index}") for index in range(self.shapes[self.last][-1]))
         self._last_readers = _last_readers(self.nodes)
+
+    @property
+    def last(self) -> str:
+        """The name of the layer that makes the class scores."""
+        return self.nodes[-1].name
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters live, and where images have to be."""
+        return "gpu" if any(is_on_gpu(parameter) for parameter in self.parameters.values()) else "cpu"
 
     # -- forward and backward ----------------------------------------------------------------------------------------
 
@@ -85,13 +95,13 @@ class Network:
         `rng` switches dropout on (training). `until` stops at the activation of that name and returns it instead.
         The activations named in `keep` stay in `trace.kept`. Raises ValueError for names that do not exist.
         """
-        trace = Trace(self._require(until or self.nodes[-1].name))
+        trace = Trace(self._require(until or self.last))
         y = self._run(x, trace.last, rng, trace.saved, {self._require(name): None for name in keep}, trace.kept)
         return y, trace
 
     def scores(self, x: Array) -> Array:
         """The class scores (N, classes) of `x` (N, H, W, 3), keeping nothing for a backward."""
-        return self._run(x, self.nodes[-1].name, None, None, (), {})
+        return self._run(x, self.last, None, None, (), {})
 
     def backward(
         self,
@@ -180,9 +190,14 @@ class Network:
     # -- parameters --------------------------------------------------------------------------------------------------
 
     def initialize(self, rng: np.random.Generator) -> None:
-        """Draws the initial parameters of every layer, in the order of the table."""
-        for node in self.nodes:
-            node.layer.initialize(rng)
+        """Draws the initial parameters of every layer, in the order of the table.
+
+        The weights that make the scores start at N(0, 0.01²), as in AlexNet, so that no class begins ahead.
+        """
+        *hidden, final = [node.layer for node in self.nodes if node.layer.parameters]
+        for layer in hidden:
+            layer.initialize(rng)
+        final.initialize(rng, std=0.01)
 
     @property
     def parameters(self) -> dict[str, Array]:

@@ -1,0 +1,1 @@
+"""What a training run consists of besides the network: schedule, checkpoints, log, evaluation."""

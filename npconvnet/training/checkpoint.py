@@ -1,0 +1,116 @@
+"""Checkpoints: everything a run needs to go on with the same bits. `last`, the one before it, and the best.
+
+A checkpoint is a weight file (weights/native.py) that also holds the velocities and where the run stands. The random
+state is the seed and that position: every generator is made from them (npconvnet/randomness.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from npconvnet.backend import array_module, to_device
+from npconvnet.errors import InputError
+from npconvnet.network import Network
+from npconvnet.training.optimizer import SGD
+from npconvnet.weights import read_file, save_network
+
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+_VELOCITY = "velocity/"
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a run stands: `step` batches done in all, `batch` of them in `epoch`, which counts from 0.
+
+    `best_top1` is the lowest top-1 validation error so far; the losses are of the epoch that is under way.
+    """
+
+    seed: int
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best_top1: float = 1.0
+    last_loss: float = 0.0
+    summed_loss: float = 0.0
+    images: int = 0
+
+    @property
+    def mean_loss(self) -> float:
+        """Over the images of the epoch so far."""
+        return self.summed_loss / max(self.images, 1)
+
+    def add_loss(self, loss: float, images: int) -> None:
+        """Counts in one batch."""
+        self.last_loss = loss
+        self.summed_loss += loss * images
+        self.images += images
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Stands before the first batch of `epoch`."""
+        self.epoch, self.batch, self.summed_loss, self.images = epoch, 0, 0.0, 0
+
+
+def save_checkpoint(folder: Path, network: Network, optimizer: SGD, position: Position) -> None:
+    """Writes `last.safetensors`; the one that was last becomes `previous.safetensors`.
+
+    Raises InputError where it can't be written, and where a parameter is no longer finite; the earlier checkpoints
+    are then as they were.
+    """
+    require_finite(network, position)
+    last, fresh = folder / LAST, folder / f"new-{LAST}"
+    velocities = {_VELOCITY + name: velocity for name, velocity in optimizer.velocities.items()}
+    save_network(fresh, network, velocities, position=asdict(position))
+    if last.exists():
+        last.replace(folder / PREVIOUS)
+    fresh.replace(last)
+
+
+def save_best(folder: Path, network: Network, position: Position) -> None:
+    """Writes `best.safetensors`, to be used and not to be resumed from; raises InputError as `save_checkpoint` does."""
+    require_finite(network, position)
+    save_network(folder / BEST, network, position=asdict(position))
+
+
+def require_finite(network: Network, position: Position) -> None:
+    """Raises InputError where a parameter is NaN or infinite."""
+    for name, parameter in network.parameters.items():
+        if not array_module(parameter).isfinite(parameter).all():
+            raise InputError(diverged(f"{name} is not finite", position))
+
+
+def diverged(what: str, position: Position) -> str:
+    """The one line that says where a run broke down and what to do."""
+    return (
+        f"{what} after step {position.step} (epoch {position.epoch + 1}): the run has diverged; the last good "
+        f"checkpoint is kept; try a smaller --learning-rate"
+    )
+
+
+def load_checkpoint(folder: Path, network: Network, optimizer: SGD) -> tuple[Position, list[str]]:
+    """Puts the latest whole checkpoint of `folder` into `network` and `optimizer`.
+
+    Returns where the run stands and a line for each damaged checkpoint that was passed over. Raises InputError where
+    there is none, where none is whole, or where it is not of this network.
+    """
+    present = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    if not present:
+        raise InputError(f"{folder}: no checkpoint to resume from; start afresh with another --output")
+    refused: list[str] = []
+    for path in present:
+        try:
+            return _read(path, network, optimizer), refused
+        except InputError as error:
+            refused.append(str(error))
+    raise InputError(f"no whole checkpoint is left in {folder}: {'; '.join(refused)}")
+
+
+def _read(path: Path, network: Network, optimizer: SGD) -> Position:
+    tensors, header = read_file(path)
+    device = network.device
+    try:
+        network.load({name: to_device(tensors[name], device) for name in network.parameters})
+        optimizer.velocities = {name: to_device(tensors[_VELOCITY + name], device) for name in network.parameters}
+        return Position(**header["position"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a checkpoint of this run ({error})") from error

@@ -1,0 +1,77 @@
+"""Top-1 and top-5 error, by one view a picture or by the ten of Krizhevsky et al. 2012."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from npconvnet import kernels
+from npconvnet.backend import Array, to_device, to_host
+from npconvnet.data.ilsvrc import Dataset, Example
+from npconvnet.data.loader import Batch
+from npconvnet.errors import InputError
+from npconvnet.network import Network
+from npconvnet.preprocessing import ViewCount
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Of a number of `pictures`: the share (0 to 1) whose class is not among the 1 or 5 best, and the mean loss."""
+
+    top1: float
+    top5: float
+    loss: float
+    pictures: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, NaN as None."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+
+def evaluate(network: Network, batches: Iterable[Batch], views: ViewCount = 1) -> Errors:
+    """The errors of `network` over `batches`; with ten views the probabilities of the views are averaged.
+
+    Where there are fewer than five classes, top-5 is right every time. With no picture at all the errors are NaN.
+    """
+    wrong1 = wrong5 = count = 0
+    loss = 0.0
+    for batch in batches:
+        if not len(batch.labels):
+            continue
+        probabilities = to_host(class_probabilities(network, to_device(batch.squares, network.device), views))
+        guesses = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+        right = guesses == batch.labels[:, None]
+        wrong1 += int((~right[:, 0]).sum())
+        wrong5 += int((~right.any(axis=1)).sum())
+        of_truth = probabilities[np.arange(len(batch.labels)), batch.labels]
+        loss -= float(np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).sum())
+        count += len(batch.labels)
+    if not count:
+        return Errors(np.nan, np.nan, np.nan, 0)
+    return Errors(wrong1 / count, wrong5 / count, loss / count, count)
+
+
+def class_probabilities(network: Network, squares: Array, views: ViewCount) -> Array:
+    """(N, classes), averaged over the views of each of the pictures `squares`, uint8 (N, resize, resize, 3)."""
+    probabilities = kernels.softmax(network.scores(network.preprocessing.views(squares, views)))
+    mean: Array = probabilities.reshape(len(squares), views, -1).mean(axis=1)
+    return mean
+
+
+def labelled_for(network: Network, dataset: Dataset) -> list[Example]:
+    """The validation images of `dataset`, labelled by the places of their wnids among the classes of `network`.
+
+    Raises InputError where the network does not know a class of the data set.
+    """
+    place = {synset.wnid: index for index, synset in enumerate(network.synsets)}
+    unknown = [synset.wnid for synset in dataset.synsets if synset.wnid not in place]
+    if unknown:
+        raise InputError(
+            f"{dataset.root}: {len(unknown)} of its {len(dataset.synsets)} classes, such as {unknown[0]}, are not "
+            f"among the {len(place)} that the network was trained on; give the data set that belongs to the weights"
+        )
+    labels = [place[synset.wnid] for synset in dataset.synsets]
+    return [replace(example, label=labels[example.label]) for example in dataset.validation]

@@ -1,0 +1,63 @@
+"""The log of a run: one JSON object a line, and the same as TensorBoard events where that extra is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from npconvnet.errors import InputError
+
+NAME = "log.jsonl"
+
+
+class Log:
+    """Appends records to `folder`/log.jsonl. Records have an "event" and a "step"; numbers in them become curves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self._events = _event_writer(folder)
+
+    def write(self, event: str, step: int, **fields: Any) -> None:
+        """Adds one record; raises InputError where it can't be written."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"event": event, "step": step, **fields}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        if self._events is not None:
+            for name, value in fields.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(f"{event}/{name}", value, step)
+            self._events.flush()
+
+    def cut(self, step: int, epochs: int) -> None:
+        """Drops what was recorded after `step` steps and `epochs` epochs: a resumed run writes it again."""
+        if not self.path.exists():
+            return
+        kept = [
+            json.dumps(record, ensure_ascii=False) + "\n"
+            for record in read_log(self.path.parent)
+            if record["step"] <= step and (record["event"] != "epoch" or record["epoch"] <= epochs)
+        ]
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run; a last line that was cut off by a crash is left out."""
+    records = []
+    for line in (folder / NAME).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def _event_writer(folder: Path) -> Any:
+    if importlib.util.find_spec("tensorboardX") is None:
+        return None
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))

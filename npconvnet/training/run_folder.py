@@ -1,0 +1,103 @@
+"""The folder of a run: who may write there, and the configuration that a resumed run reads back."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npconvnet.data.augment import ColourStatistics
+from npconvnet.data.ilsvrc import Dataset
+from npconvnet.errors import InputError
+
+_CONFIGURATION = "configuration.json"
+
+
+def toy_folder() -> Path:
+    """Where the toy set is kept: below $XDG_CACHE_HOME, or ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "npconvnet" / "toy"
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """`path`, and the `configuration` that stands there once the run has begun."""
+
+    path: Path
+    configuration: dict[str, Any]
+
+    @classmethod
+    def choose(cls, path: Path | None, model: str | None) -> RunFolder:
+        """The folder of a new run: `path`, or a fresh one below runs/; InputError where a run stands there already."""
+        if path is None:
+            path = Path("runs") / f"{model or 'npconvnet'}-{datetime.now():%Y%m%d-%H%M%S}"
+        if (path / _CONFIGURATION).exists():
+            raise InputError(
+                f"{path} already holds a run; go on with it by --resume {path}, or choose another --output"
+            )
+        return cls(path, {})
+
+    @classmethod
+    def resume(cls, path: Path) -> RunFolder:
+        """The folder of a run that has begun; raises InputError where there is none."""
+        file = path / _CONFIGURATION
+        try:
+            return cls(path, json.loads(file.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InputError(f"{path} holds no run to resume ({file.name}: {error.strerror})") from error
+        except json.JSONDecodeError as error:
+            raise InputError(f"{file}: damaged ({error}); start afresh with another --output") from error
+
+    def create(self, options: dict[str, Any], dataset: Dataset, colours: ColourStatistics) -> None:
+        """Makes the folder and writes the configuration: options, data, colours, command and versions."""
+        self.configuration = {
+            "options": options,
+            "data": _fingerprint(dataset),
+            "colours": {"mean": colours.mean.tolist(), "covariance": colours.covariance.tolist()},
+            "command": shlex.join(["python", *sys.argv]),
+            "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.configuration, indent=2, ensure_ascii=False)
+            (self.path / _CONFIGURATION).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from error
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the run."""
+        options: dict[str, Any] = self.configuration["options"]
+        return options
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with the run."""
+        return shlex.join(["python", sys.argv[0], "--resume", str(self.path)])
+
+    def colour_statistics(self) -> ColourStatistics:
+        """Those that the run began with."""
+        colours = self.configuration["colours"]
+        return ColourStatistics(np.array(colours["mean"]), np.array(colours["covariance"]))
+
+    def require_same_data(self, dataset: Dataset) -> None:
+        """Raises InputError unless `dataset` has the classes and the number of images that the run began with."""
+        if (now := _fingerprint(dataset)) != (then := self.configuration["data"]):
+            differing = [key for key in then if then[key] != now[key]]
+            raise InputError(f"{dataset.root} is not the data set of the run in {self.path}: {differing} differ")
+
+
+def _fingerprint(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "classes": [synset.wnid for synset in dataset.synsets],
+        "training_images": len(dataset.train),
+        "validation_images": len(dataset.validation),
+    }

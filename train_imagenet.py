@@ -1,0 +1,251 @@
+"""Trains the paper's ConvNet (Simonyan, Vedaldi, Zisserman 2013) on ImageNet, or a small sister on drawn pictures.
+
+    python train_imagenet.py                                ten classes of toy pictures, minutes on two CPU cores
+    python train_imagenet.py --data ILSVRC --device gpu     the paper's network on the paper's data
+
+Read it from top to bottom: options, data, network, optimizer, the loop.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from click.core import ParameterSource
+from tqdm import tqdm
+
+from npconvnet import kernels
+from npconvnet.backend import resolve_device, to_device, to_host
+from npconvnet.cli import device_option, run
+from npconvnet.data.augment import Augmentation
+from npconvnet.data.ilsvrc import open_dataset
+from npconvnet.data.loader import Loader
+from npconvnet.data.toy import make_toy
+from npconvnet.errors import InputError
+from npconvnet.models import MODELS
+from npconvnet.network import Network
+from npconvnet.randomness import Purpose, generator
+from npconvnet.training.checkpoint import (
+    Position,
+    diverged,
+    load_checkpoint,
+    require_finite,
+    save_best,
+    save_checkpoint,
+)
+from npconvnet.training.evaluation import evaluate
+from npconvnet.training.log import Log, read_log
+from npconvnet.training.optimizer import SGD
+from npconvnet.training.run_folder import RunFolder, toy_folder
+from npconvnet.training.schedule import IMAGENET, TOY, learning_rate
+from npconvnet.visualization.figure import draw_filters, draw_training_curves
+
+#: The loss goes into the log every so many steps.
+LOG_EVERY = 10
+#: These options may differ when a run is resumed: they don't change what it computes.
+FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--data", type=click.Path(path_type=Path), help="ILSVRC in any layout, or a folder of class folders.")
+@device_option
+@click.option("--model", type=click.Choice(list(MODELS)), help="[default: paper with --data, tiny without]")
+@click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
+@click.option("--rounding", type=click.Choice(["caffe", "cudaconvnet"]), default="caffe", help="Model paper only.")
+@click.option("--epochs", type=click.IntRange(1), help=f"[default: {IMAGENET.epochs}; tiny {TOY.epochs}]")
+@click.option("--batch-size", type=click.IntRange(1), help=f"[default: {IMAGENET.batch_size}; tiny {TOY.batch_size}]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    help=f"At the start of the schedule.  [default: {IMAGENET.learning_rate}; tiny {TOY.learning_rate}]",
+)
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=IMAGENET.momentum)
+@click.option("--weight-decay", type=click.FloatRange(0), default=IMAGENET.weight_decay)
+@click.option("--crop/--no-crop", default=True, help="Random crops.")
+@click.option("--reflect/--no-reflect", default=True, help="Random reflections.")
+@click.option("--colour/--no-colour", default=True, help="Colour noise along the principal components of RGB.")
+@click.option("--erase/--no-erase", default=True, help="Zeroing-out of random parts.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="The same seed on the same device: the same bits.")
+@click.option("--checkpoint-every", type=click.IntRange(1), default=1000, metavar="STEPS", help="And every epoch.")
+@click.option("--output", type=click.Path(path_type=Path), help="[default: a new folder in runs/]")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run in FOLDER.")
+@click.pass_context
+def main(context: click.Context, /, **given: Any) -> None:
+    """Train a network, or go on with a run that was interrupted."""
+    # -- Options: as given, or those of the run that is resumed
+    folder = RunFolder.resume(given["resume"]) if given["resume"] else RunFolder.choose(given["output"], given["model"])
+    explicit = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    options = _resumed(folder, given, explicit) if given["resume"] else _completed(given, explicit)
+    device = resolve_device(options["device"])
+
+    # -- Data: real pictures, or the toy set, made once
+    if options["data"] is None:
+        root = toy_folder()
+        click.echo(f"No --data is given: training on the toy set, ten classes of drawn pictures, in {root}")
+        make_toy(root)
+    else:
+        root = Path(options["data"])
+    dataset = open_dataset(root)
+    if dataset.note:
+        click.echo(dataset.note)
+
+    # -- Network: the table of layers, initial weights, and how to feed it
+    network = _network(options, len(dataset.synsets))
+    network.synsets = dataset.synsets
+    seed, batch_size = options["seed"], options["batch_size"]
+    training = Loader(dataset.train, network.preprocessing.resize, batch_size)
+    validation = Loader(dataset.validation, network.preprocessing.resize, batch_size)
+    colours = folder.colour_statistics() if given["resume"] else training.colour_statistics()
+    network.preprocessing = colours.normalising(network.preprocessing)
+    network.initialize(generator(seed, Purpose.INITIALIZE))
+    network.to(device)
+    augmentation = Augmentation(*(options[name] for name in ("crop", "reflect", "colour", "erase")))
+
+    # -- Optimizer, and where the run stands
+    optimizer = SGD(network, options["momentum"], options["weight_decay"])
+    position = Position(seed)
+    if given["resume"]:
+        folder.require_same_data(dataset)
+        position, refused = load_checkpoint(folder.path, network, optimizer)
+        for line in refused:
+            click.echo(f"{line}; going on from the checkpoint before it", err=True)
+    else:
+        folder.create(options, dataset, colours)
+    log = Log(folder.path)
+    log.cut(position.step, position.epoch)
+    click.echo(
+        f"{network.model}: {sum(p.size for p in network.parameters.values()):,} parameters, "
+        f"{len(dataset.train):,} training and {len(dataset.validation):,} validation images of "
+        f"{len(dataset.synsets)} classes ({dataset.layout}), on the {device}; run folder {folder.path}"
+    )
+
+    # -- The loop
+    total_steps = options["epochs"] * training.batches
+    stop = _StopRequest()
+    bar = tqdm(
+        total=options["epochs"] * len(dataset.train),
+        initial=position.epoch * len(dataset.train) + position.batch * batch_size,
+        unit="image",
+        smoothing=0.05,
+    )
+    for epoch in range(position.epoch, options["epochs"]):
+        bar.set_description(f"epoch {epoch + 1}/{options['epochs']}")
+        began, images = time.perf_counter(), 0
+        for batch in training.epoch(seed, epoch, position.batch):
+            rate = learning_rate(options["learning_rate"], position.step, total_steps)
+            if len(batch.labels):
+                views = augmentation.draw(
+                    [generator(seed, Purpose.AUGMENT, epoch, number) for number in batch.numbers],
+                    network.preprocessing,
+                    colours.components,
+                )
+                x = network.preprocessing.apply(to_device(batch.squares, device), views)
+                labels = to_device(batch.labels, device)
+                scores, trace = network.forward(x, rng=generator(seed, Purpose.DROPOUT, position.step))
+                loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
+                if not np.isfinite(float(loss)):
+                    raise InputError(diverged(f"the loss is {float(loss)}", position))
+                d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
+                _, gradients = network.backward(trace, d_scores, input_gradient=False)
+                optimizer.update(gradients, rate)
+                position.add_loss(float(loss), len(labels))
+
+            position.step, position.batch = position.step + 1, position.batch + 1
+            images += len(batch.labels)
+            bar.update(len(batch.labels))
+            bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
+            if position.step % LOG_EVERY == 0:
+                log.write("step", position.step, epoch=epoch + 1, loss=position.last_loss, learning_rate=rate)
+            if position.step % options["checkpoint_every"] == 0 or stop.requested:
+                save_checkpoint(folder.path, network, optimizer, position)
+            if stop.requested:
+                bar.close()
+                click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}", err=True)
+                sys.exit(130)
+        seconds = time.perf_counter() - began
+
+        # The weights of a finished epoch are tested, logged, drawn and kept.
+        require_finite(network, position)
+        errors = evaluate(network, tqdm(validation.in_order(), "validation", validation.batches, leave=False))
+        log.write(
+            "epoch",
+            position.step,
+            epoch=epoch + 1,
+            training_loss=position.mean_loss,
+            validation_loss=errors.loss,
+            top1_error=errors.top1,
+            top5_error=errors.top5,
+            images_per_second=images / seconds,
+        )
+        bar.write(
+            f"epoch {epoch + 1:2}/{options['epochs']}  loss {position.mean_loss:.3f}  validation: top-1 error "
+            f"{errors.top1:.2%}, top-5 error {errors.top5:.2%}  ({images / seconds:.0f} images/s)"
+        )
+        position.begin_epoch(epoch + 1)
+        if errors.top1 <= position.best_top1:
+            position.best_top1 = errors.top1
+            save_best(folder.path, network, position)
+        save_checkpoint(folder.path, network, optimizer, position)
+        draw_training_curves(folder.path / "training_curves.png", read_log(folder.path))
+        first = to_host(network.nodes[0].layer.parameters["weight"])
+        draw_filters(folder.path / "conv1_filters.png", first, f"{network.model}: the {len(first)} filters of conv1")
+    bar.close()
+
+    # -- What came of it
+    last = [record for record in read_log(folder.path) if record["event"] == "epoch"][-1]
+    click.echo(
+        f"final validation error: top-1 {last['top1_error']:.2%}, top-5 {last['top5_error']:.2%} "
+        f"(best top-1 {position.best_top1:.2%}); curves, filters, log and checkpoints are in {folder.path}"
+    )
+    if unreadable := training.unreadable | validation.unreadable:
+        log.write("unreadable", position.step, images=unreadable)
+        click.echo(f"{len(unreadable)} images could not be read and were skipped; {log.path} names them", err=True)
+
+
+def _completed(given: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
+    """The options as given, with the defaults that depend on the data and the model."""
+    options = {name: value for name, value in given.items() if name not in ("output", "resume")}
+    options["model"] = given["model"] or ("paper" if given["data"] else "tiny")
+    if options["model"] != "paper" and (misplaced := explicit & {"lrn", "rounding"}):
+        raise InputError(f"--{misplaced.pop()} belongs to --model paper; leave it out with --model {options['model']}")
+    recipe = TOY if options["model"] == "tiny" else IMAGENET
+    for name in ("epochs", "batch_size", "learning_rate"):
+        options[name] = getattr(recipe, name) if given[name] is None else given[name]
+    options["data"] = str(given["data"].resolve()) if given["data"] else None
+    return options
+
+
+def _resumed(folder: RunFolder, given: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
+    """The options of the run in `folder`; of those given now, only the ones that are free to change may stand."""
+    if fixed := explicit - FREE_TO_CHANGE:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(fixed))
+        raise InputError(f"a resumed run keeps its own options; leave out {names}, or start afresh without --resume")
+    changed = {name: given[name] for name in explicit & FREE_TO_CHANGE - {"resume"}}
+    return folder.options | {name: str(v) if isinstance(v, Path) else v for name, v in changed.items()}
+
+
+def _network(options: dict[str, Any], classes: int) -> Network:
+    more = {name: options[name] for name in ("lrn", "rounding")} if options["model"] == "paper" else {}
+    return MODELS[options["model"]](classes=classes, **more)
+
+
+class _StopRequest:
+    """Set by Ctrl-C or SIGTERM, so that a run ends between two steps; a second Ctrl-C ends it at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        self.requested = True
+        signal.signal(number, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    run(main)
