@@ -75,13 +75,17 @@ def view_positions(margin: int, count: ViewCount) -> Views:
 
 
 def resize_and_centre_crop(picture: Picture, size: int) -> Picture:
-    """The centre (size, size, 3) of `picture` after its shorter side is resized to `size` (bilinear, antialiased).
+    """The centre (size, size, 3) of `picture` after its shorter side is resized to `size`; see `centre_square`."""
+    return centre_square(Image.fromarray(picture), size)
 
-    Only the part that is kept is resized. Smaller pictures are enlarged.
+
+def centre_square(image: Image.Image, size: int) -> Picture:
+    """The centre square of an RGB image, resized to (size, size, 3): only the part that is kept is ever computed.
+
+    The filter is Pillow's antialiased bilinear; smaller images are enlarged.
     """
-    h, w, _ = picture.shape
-    side = min(h, w)
-    left, top = (w - side) / 2, (h - side) / 2
-    image = Image.fromarray(picture)
-    square = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.asarray(square)
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))

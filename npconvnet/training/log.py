@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 from pathlib import Path
@@ -30,7 +31,6 @@ class Log:
             for name, value in fields.items():
                 if isinstance(value, int | float):
                     self._events.add_scalar(f"{event}/{name}", value, step)
-            self._events.flush()
 
     def cut(self, step: int, epochs: int) -> None:
         """Drops what was recorded after `step` steps and `epochs` epochs: a resumed run writes it again."""
@@ -60,4 +60,6 @@ def _event_writer(folder: Path) -> Any:
         return None
     from tensorboardX import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"))
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    atexit.register(writer.close)  # events that wait in its queue are written, however the run ends
+    return writer

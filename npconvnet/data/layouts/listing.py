@@ -1,0 +1,145 @@
+"""Listing the images of a folder or a tar with the class folder of each, without opening or unpacking one.
+
+A folder of 1.28 million images is listed with one `scandir` a class. Of a tar only the headers are read; the official
+training set is a tar of one tar a class, and its images are addressed by their offset in the outer file.
+"""
+
+import os
+import tarfile
+from array import array
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from npconvnet.errors import InputError
+
+_IMAGE_SUFFIXES = frozenset(("jpeg", "jpg", "png", "bmp", "webp", "gif", "ppm", "tif", "tiff"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The images in a folder or a tar, and the class folder (in a tar of tars: the inner tar) of each."""
+
+    base: Path  # the folder that the names are relative to, or the tar
+    names: list[str]
+    folders: list[str]  # of each image; "" for an image in no class folder
+    empty: list[str]  # class folders without images
+    places: NDArray[np.int64] | None = None  # (N, 2): offset and size in bytes of each image in the tar
+
+
+def list_images(path: Path, split: str) -> Listing:
+    """List a split that is a folder or a tar; the names of a tar are those it would have in the folder `split`.
+
+    Raises InputError if the tar is cut off, OSError if the path cannot be read.
+    """
+    return list_folder(path.parent, f"{path.name}/") if path.is_dir() else _list_tar(path, f"{split}/")
+
+
+def list_folder(base: Path, prefix: str, leave_out: Collection[str] = ()) -> Listing:
+    """List the class folders in `base`/`prefix`, each with all folders in it, and the images that lie beside them.
+
+    Folders named in `leave_out` are no class folders. Raises OSError if a folder cannot be read.
+    """
+    subfolders, loose = scan(base / prefix)
+    classes = [folder for folder in subfolders if folder not in leave_out]
+    listing = Listing(base, [prefix + name for name in loose], [""] * len(loose), [])
+    for folder in tqdm(classes, f"listing {base / prefix}", unit="class", delay=2, leave=False):
+        names = _walk(base / prefix / folder, f"{prefix}{folder}/")
+        listing.names.extend(names)
+        listing.folders.extend([folder] * len(names))
+        if not names:
+            listing.empty.append(folder)
+    return listing
+
+
+def scan(folder: Path) -> tuple[list[str], list[str]]:
+    """The sorted names of the folders and of the images in a folder, less the hidden ones; no stat for each."""
+    subfolders, images = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if not entry.name.startswith("."):
+                    subfolders.append(entry.name)
+            elif _is_image(entry.name):
+                images.append(entry.name)
+    return sorted(subfolders), sorted(images)
+
+
+def stem(name: str) -> str:
+    """The base name of an image, without its suffix if it has one: by this, labels and annotations name it."""
+    base = name.rpartition("/")[2]
+    return base.rpartition(".")[0] if _is_image(base) else base
+
+
+def _is_image(name: str) -> bool:
+    base, _, suffix = name.rpartition(".")
+    return base != "" and suffix.lower() in _IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def _walk(folder: Path, prefix: str) -> list[str]:
+    """Names, after the prefix, of the images in a folder and in the folders in it."""
+    subfolders, images = scan(folder)
+    names = [prefix + name for name in images]
+    for subfolder in subfolders:
+        names += _walk(folder / subfolder, f"{prefix}{subfolder}/")
+    return names
+
+
+def _list_tar(path: Path, prefix: str) -> Listing:
+    names: list[str] = []
+    folders: list[str] = []
+    empty: list[str] = []
+    places = array("q")  # offset, size, offset, size, ...
+
+    def add(member: tarfile.TarInfo, name: PurePosixPath) -> None:
+        if member.isfile() and _is_image(name.name):
+            names.append(f"{prefix}{name}")
+            folders.append(name.parts[0] if len(name.parts) > 1 else "")
+            places.extend((member.offset_data, member.size))
+
+    size = path.stat().st_size
+    bar = tqdm(desc=f"indexing {path.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False)
+    with path.open("rb") as file, bar:
+        for member in _tar_members(path, file, 0, size):
+            name = PurePosixPath(member.name)
+            if name.suffix == ".tar":
+                before = len(names)
+                for inner in _tar_members(path, file, member.offset_data, member.offset_data + member.size):
+                    add(inner, PurePosixPath(name.stem, inner.name))
+                if len(names) == before:
+                    empty.append(name.stem)
+            else:
+                add(member, name)
+            bar.update(member.offset_data + member.size - bar.n)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return Listing(
+        base=path,
+        names=[names[at] for at in order],
+        folders=[folders[at] for at in order],
+        empty=empty,
+        places=np.array(places, np.int64).reshape(-1, 2)[order],
+    )
+
+
+def _tar_members(path: Path, file: IO[bytes], start: int, end: int) -> Iterator[tarfile.TarInfo]:
+    """The members of the tar in bytes start to end of an open file; their offsets count from the file's start."""
+    cut_off = InputError(f"{path}: the tar is cut off or damaged; copy or download it again")
+    member_end = start
+    file.seek(start)
+    try:
+        with tarfile.TarFile(fileobj=file) as tar:
+            for member in tar:
+                member_end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if member_end > end:
+                    raise cut_off
+                yield member
+    except tarfile.TarError as error:
+        raise cut_off from error
+    file.seek(member_end)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a missing end, too, for the end
+        raise cut_off

@@ -1,0 +1,307 @@
+import io
+import struct
+import threading
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from npconvnet.data.image import decode_image, load_square, read_image
+from npconvnet.errors import InputError
+from npconvnet.preprocessing import resize_and_centre_crop
+
+
+def encode(image, format="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def photograph(height=90, width=120, seed=0):
+    """Smooth colours, which every codec keeps within a few grey levels."""
+    grid = np.random.default_rng(seed).integers(20, 236, (5, 6, 3), np.uint8)
+    return Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def ramp16():
+    return (np.arange(60, dtype=np.uint16).reshape(6, 10) * 1092).astype(np.uint16)
+
+
+def difference(a, b):
+    return np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int))
+
+
+def corrupt_exif():
+    """A directory that promises more entries than there are bytes: Pillow warns of it when it opens the file."""
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 500) + bytes(30)
+
+
+# ---- Decoding -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "PPM", "TIFF"])
+def test_lossless_formats_come_back_exactly(format):
+    picture = photograph()
+    image = decode_image(encode(picture, format), "x.JPEG")
+    assert image.dtype == np.uint8
+    assert image.shape == (90, 120, 3)
+    assert np.array_equal(image, picture)
+    assert image.flags.writeable
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpeg(options):
+    picture = photograph()
+    assert difference(decode_image(encode(picture, "JPEG", quality=95, **options), "x"), picture).mean() < 2
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_modes_give_three_equal_channels(mode):
+    picture = photograph().convert("L").convert(mode)
+    image = decode_image(encode(picture), "x")
+    assert np.array_equal(image, np.repeat(np.asarray(picture.convert("L"))[..., None], 3, axis=2))
+
+
+def test_alpha_is_dropped_and_the_colour_under_it_kept():
+    picture = photograph()
+    see_through = picture.copy()
+    see_through.putalpha(Image.linear_gradient("L").resize(picture.size))
+    assert np.array_equal(decode_image(encode(see_through), "x"), picture)
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 250, 25))], ids=["none", "index", "bytes"])
+def test_palette(transparency):
+    picture = photograph().quantize(10)
+    data = encode(picture, transparency=transparency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = decode_image(data, "x")
+    assert np.array_equal(image, picture.convert("RGB"))
+
+
+def test_cmyk_which_adobe_stores_inverted_in_a_jpeg():
+    cyan, magenta, yellow = photograph().split()
+    black = Image.linear_gradient("L").resize(cyan.size)
+    picture = Image.merge("CMYK", (cyan, magenta, yellow, black))
+    jpeg = encode(picture, "JPEG", quality=95)
+    assert b"Adobe" in jpeg[:64]
+    assert difference(decode_image(jpeg, "x"), picture.convert("RGB")).mean() < 2
+    assert np.array_equal(decode_image(encode(picture, "TIFF"), "x"), np.asarray(picture.convert("RGB")))
+
+
+def test_a_jpeg_of_which_only_adobe_says_that_it_is_stored_as_rgb():
+    data = bytearray(encode(photograph(), "JPEG", quality=95, keep_rgb=True))
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    for component in range(3):  # named 1, 2, 3 in place of R, G, B, as those of YCbCr usually are
+        data[frame + 10 + 3 * component] = data[scan + 5 + 2 * component] = component + 1
+    assert difference(decode_image(bytes(data), "x"), photograph()).mean() < 2
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_16_bit_grey_keeps_its_high_byte(byte_order):
+    values = ramp16()
+    format = "PNG" if byte_order == "<" else "TIFF"
+    image = decode_image(encode(Image.fromarray(values.astype(byte_order + "u2")), format), "x")
+    assert np.array_equal(image[..., 1], values >> 8)
+    assert np.array_equal(image[..., 0], image[..., 2])
+
+
+def test_16_bit_grey_ppm_is_mode_i():
+    values = ramp16()
+    data = b"P5 10 6 65535\n" + values.astype(">u2").tobytes()
+    assert Image.open(io.BytesIO(data)).mode.startswith("I")
+    assert difference(decode_image(data, "x")[..., 0], values >> 8).max() <= 1
+
+
+@pytest.mark.parametrize("white", [1.0, 255.0, 1e6])
+def test_floating_point_images_are_scaled_by_their_white(white):
+    values = (np.linspace(0, 1, 60).reshape(6, 10) * white).astype(np.float32)
+    values[0, 0] = np.nan
+    image = decode_image(encode(Image.fromarray(values), "TIFF"), "x")
+    assert difference(image[..., 0], np.linspace(0, 255, 60).reshape(6, 10)).max() <= 1
+
+
+def test_integer_image_of_8_bit_values_keeps_them():
+    values = np.arange(60, dtype=np.int32).reshape(6, 10) * 4
+    assert np.array_equal(decode_image(encode(Image.fromarray(values), "TIFF"), "x")[..., 0], values)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_gives_its_first_frame(format):
+    frames = [Image.new("RGB", (20, 10), colour) for colour in ("#c81414", "#1414c8")]
+    data = encode(frames[0], format, save_all=True, append_images=frames[1:])
+    assert len(list(ImageSequence.Iterator(Image.open(io.BytesIO(data))))) == 2
+    image = decode_image(data, "x")
+    assert image.shape == (10, 20, 3)
+    assert difference(image, frames[0]).max() <= 8
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_never_turns_the_picture(format):
+    picture = photograph()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert np.array_equal(
+        decode_image(encode(picture, format, exif=exif), "x"), decode_image(encode(picture, format), "x")
+    )
+
+
+def test_corrupt_exif_is_harmless_and_silent():
+    data = encode(photograph(), "JPEG", exif=corrupt_exif())
+    with pytest.warns(UserWarning):
+        Image.open(io.BytesIO(data)).getexif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = decode_image(data, "x")
+    assert np.array_equal(image, decode_image(encode(photograph(), "JPEG"), "x"))
+
+
+# ---- What is no image -----------------------------------------------------------------------------------------------
+
+
+def header_of_png(width, height):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"<!DOCTYPE html><title>404</title>",
+    "truncated jpeg": encode(photograph(), "JPEG")[:-300],
+    "jpeg cut in its header": encode(photograph(), "JPEG")[:100],
+    "jpeg marker only": b"\xff\xd8\xff",
+    "truncated png": encode(photograph())[:-3000],
+    "png cut in its header": encode(photograph())[:20],
+    "truncated gif": encode(photograph(), "GIF")[:-2000],
+    "without pixels": b"P6 0 5 255\n",
+}
+
+
+@pytest.mark.parametrize("load", [decode_image, partial(load_square, size=16)], ids=["decode_image", "load_square"])
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=list(DAMAGED))
+def test_what_is_not_a_whole_image_is_refused_by_name(data, load):
+    with pytest.raises(InputError, match=r"^train/n1/a.JPEG: cannot be read as an image \(.+\)$") as caught:
+        load(data, "train/n1/a.JPEG")
+    assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [10_000, 100_000], ids=["Pillow warns", "Pillow refuses"])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_decompression_bombs_are_refused(side):
+    with pytest.raises(InputError, match=rf"^bomb.png: cannot be read as an image \(.*{side}"):
+        decode_image(header_of_png(side, side), "bomb.png")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
+def test_no_damage_gives_anything_but_an_image_or_an_input_error(format):
+    rng = np.random.default_rng(1)
+    data = np.frombuffer(encode(photograph(40, 50), format), np.uint8)
+    for _ in range(150):
+        damaged = data.copy()
+        damaged[rng.integers(0, len(data), 8)] = rng.integers(0, 256, 8)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                assert decode_image(damaged.tobytes(), "x").shape[2] == 3
+            except InputError as error:
+                assert "\n" not in str(error)
+
+
+def test_read_image(tmp_path):
+    path = tmp_path / "Fußball 猫.JPEG"
+    path.write_bytes(encode(photograph()))  # a PNG by its bytes
+    assert np.array_equal(read_image(path), photograph())
+    with pytest.raises(InputError, match=r"gone\.png: cannot be opened \(No such file"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="cannot be opened"):
+        read_image(tmp_path)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match=r"empty\.png: .*the file is empty"):
+        read_image(tmp_path / "empty.png")
+
+
+def test_threads_decode_alike_and_leave_the_warning_filters_alone():
+    files = [encode(photograph(seed=seed), "JPEG", exif=corrupt_exif()) for seed in range(4)]
+    expected = [decode_image(data, "x") for data in files]
+    filters = list(warnings.filters)
+    start = threading.Barrier(4)
+
+    def decode(at):
+        start.wait()
+        return [decode_image(files[(at + step) % 4], "x") for step in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for at, images in enumerate(pool.map(decode, range(4))):
+            for step, image in enumerate(images):
+                assert np.array_equal(image, expected[(at + step) % 4])
+    assert warnings.filters == filters
+
+
+# ---- Resizing -------------------------------------------------------------------------------------------------------
+
+
+def resize_then_crop(picture, size):
+    """The same done in two steps, the crop being cut at a whole pixel."""
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (600, 400), (64, 96), (256, 256), (128, 128)])
+def test_resize_and_centre_crop_is_a_resize_followed_by_a_crop(height, width):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    square = resize_and_centre_crop(noise, 128)
+    assert square.shape == (128, 128, 3)
+    assert square.dtype == np.uint8
+    assert difference(square, resize_then_crop(Image.fromarray(noise), 128)).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (333, 500), (500, 281)])
+def test_a_crop_between_pixels_is_close_to_one_at_a_whole_pixel(height, width):
+    picture = photograph(height, width)
+    square = resize_and_centre_crop(np.asarray(picture), 64)
+    steepest = max(difference(square[1:], square[:-1]).max(), difference(square[:, 1:], square[:, :-1]).max())
+    assert difference(square, resize_then_crop(picture, 64)).max() <= steepest  # it is shifted by less than a pixel
+
+
+def test_an_image_of_the_size_is_unchanged():
+    picture = np.asarray(photograph(48, 48))
+    assert np.array_equal(resize_and_centre_crop(picture, 48), picture)
+
+
+@pytest.mark.parametrize("shape", [(1, 50_000, 3), (50_000, 1, 3), (1, 1, 3), (2, 3, 3)])
+def test_extreme_aspect_ratios(shape):
+    assert np.array_equal(resize_and_centre_crop(np.full(shape, 77, np.uint8), 64), np.full((64, 64, 3), 77))
+
+
+def test_load_square_of_what_is_not_a_large_jpeg_is_decode_and_resize():
+    for data in (
+        encode(photograph(375, 500), "JPEG"),
+        encode(photograph(750, 1000)),
+        encode(photograph(30, 40), "GIF"),
+    ):
+        expected = resize_and_centre_crop(decode_image(data, "x"), 256)
+        assert np.array_equal(load_square(data, "x", 256), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_load_square_of_a_large_jpeg_is_close_to_decode_and_resize(mode):
+    picture = photograph(750, 1001)
+    picture.paste(Image.effect_noise((300, 300), 60), (300, 200))  # detail that the small scale cannot show
+    data = encode(picture.convert(mode), "JPEG", quality=95)
+    square = load_square(data, "x", 64)
+    error = difference(square, resize_and_centre_crop(decode_image(data, "x"), 64))
+    assert square.shape == (64, 64, 3)
+    assert 0 < error.max() <= 16  # 0 < : the reduced scale is in use
+    assert error.mean() < 1.5
