@@ -34,7 +34,6 @@ from npconvnet.training.checkpoint import (
     Position,
     diverged,
     load_checkpoint,
-    require_finite,
     save_best,
     save_checkpoint,
 )
@@ -133,68 +132,71 @@ def main(context: click.Context, /, **given: Any) -> None:
         unit="image",
         smoothing=0.05,
     )
-    for epoch in range(position.epoch, options["epochs"]):
-        bar.set_description(f"epoch {epoch + 1}/{options['epochs']}")
-        began, images = time.perf_counter(), 0
-        for batch in training.epoch(seed, epoch, position.batch):
-            rate = learning_rate(options["learning_rate"], position.step, total_steps)
-            if len(batch.labels):
-                views = augmentation.draw(
-                    [generator(seed, Purpose.AUGMENT, epoch, number) for number in batch.numbers],
-                    network.preprocessing,
-                    colours.components,
-                )
-                x = network.preprocessing.apply(to_device(batch.squares, device), views)
-                labels = to_device(batch.labels, device)
-                scores, trace = network.forward(x, rng=generator(seed, Purpose.DROPOUT, position.step))
-                loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
-                if not np.isfinite(float(loss)):
-                    raise InputError(diverged(f"the loss is {float(loss)}", position))
-                d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
-                _, gradients = network.backward(trace, d_scores, input_gradient=False)
-                optimizer.update(gradients, rate)
-                position.add_loss(float(loss), len(labels))
+    with bar, np.errstate(over="ignore", invalid="ignore"):  # the loss and the weights are watched instead
+        for epoch in range(position.epoch, options["epochs"]):
+            bar.set_description(f"epoch {epoch + 1}/{options['epochs']}")
+            began, images = time.perf_counter(), 0
+            for batch in training.epoch(seed, epoch, position.batch):
+                rate = learning_rate(options["learning_rate"], position.step, total_steps)
+                if len(batch.labels):
+                    views = augmentation.draw(
+                        [generator(seed, Purpose.AUGMENT, epoch, number) for number in batch.numbers],
+                        network.preprocessing,
+                        colours.components,
+                    )
+                    x = network.preprocessing.apply(to_device(batch.squares, device), views)
+                    labels = to_device(batch.labels, device)
+                    scores, trace = network.forward(x, rng=generator(seed, Purpose.DROPOUT, position.step))
+                    loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
+                    if not np.isfinite(float(loss)):
+                        raise InputError(diverged(f"the loss is {float(loss)}", position))
+                    d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
+                    _, gradients = network.backward(trace, d_scores, input_gradient=False)
+                    optimizer.update(gradients, rate)
+                    position.add_loss(float(loss), len(labels))
 
-            position.step, position.batch = position.step + 1, position.batch + 1
-            images += len(batch.labels)
-            bar.update(len(batch.labels))
-            bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
-            if position.step % LOG_EVERY == 0:
-                log.write("step", position.step, epoch=epoch + 1, loss=position.last_loss, learning_rate=rate)
-            if position.step % options["checkpoint_every"] == 0 or stop.requested:
-                save_checkpoint(folder.path, network, optimizer, position)
-            if stop.requested:
-                bar.close()
-                click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}", err=True)
-                sys.exit(130)
-        seconds = time.perf_counter() - began
+                position.step, position.batch = position.step + 1, position.batch + 1
+                images += len(batch.labels)
+                bar.update(len(batch.labels))
+                bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
+                if position.step % LOG_EVERY == 0:
+                    log.write("step", position.step, epoch=epoch + 1, loss=position.last_loss, learning_rate=rate)
+                if position.step % options["checkpoint_every"] == 0 or stop.requested:
+                    save_checkpoint(folder.path, network, optimizer, position)
+                if stop.requested:
+                    click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}", err=True)
+                    sys.exit(130)
+            seconds = time.perf_counter() - began
 
-        # The weights of a finished epoch are tested, logged, drawn and kept.
-        require_finite(network, position)
-        errors = evaluate(network, tqdm(validation.in_order(), "validation", validation.batches, leave=False))
-        log.write(
-            "epoch",
-            position.step,
-            epoch=epoch + 1,
-            training_loss=position.mean_loss,
-            validation_loss=errors.loss,
-            top1_error=errors.top1,
-            top5_error=errors.top5,
-            images_per_second=images / seconds,
-        )
-        bar.write(
-            f"epoch {epoch + 1:2}/{options['epochs']}  loss {position.mean_loss:.3f}  validation: top-1 error "
-            f"{errors.top1:.2%}, top-5 error {errors.top5:.2%}  ({images / seconds:.0f} images/s)"
-        )
-        position.begin_epoch(epoch + 1)
-        if errors.top1 <= position.best_top1:
-            position.best_top1 = errors.top1
-            save_best(folder.path, network, position)
-        save_checkpoint(folder.path, network, optimizer, position)
-        draw_training_curves(folder.path / "training_curves.png", read_log(folder.path))
-        first = to_host(network.nodes[0].layer.parameters["weight"])
-        draw_filters(folder.path / "conv1_filters.png", first, f"{network.model}: the {len(first)} filters of conv1")
-    bar.close()
+            # The weights of a finished epoch are kept, tested, logged and drawn.
+            save_checkpoint(folder.path, network, optimizer, position)
+            errors = evaluate(network, tqdm(validation.in_order(), "validation", validation.batches, leave=False))
+            if not errors.pictures:
+                raise InputError(f"{root}: not one of the {len(dataset.validation)} validation images can be read")
+            log.write(
+                "epoch",
+                position.step,
+                epoch=epoch + 1,
+                training_loss=position.mean_loss,
+                validation_loss=errors.loss,
+                top1_error=errors.top1,
+                top5_error=errors.top5,
+                images_per_second=images / seconds,
+            )
+            bar.write(
+                f"epoch {epoch + 1:2}/{options['epochs']}  loss {position.mean_loss:.3f}  validation: top-1 error "
+                f"{errors.top1:.2%}, top-5 error {errors.top5:.2%}  ({images / seconds:.0f} images/s)"
+            )
+            position.begin_epoch(epoch + 1)
+            if errors.top1 <= position.best_top1:
+                position.best_top1 = errors.top1
+                save_best(folder.path, network, position)
+            save_checkpoint(folder.path, network, optimizer, position)
+            draw_training_curves(folder.path / "training_curves.png", read_log(folder.path))
+            first = to_host(network.nodes[0].layer.parameters["weight"])
+            draw_filters(
+                folder.path / "conv1_filters.png", first, f"{network.model}: the {len(first)} filters of conv1"
+            )
 
     # -- What came of it
     last = [record for record in read_log(folder.path) if record["event"] == "epoch"][-1]

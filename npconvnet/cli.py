@@ -134,3 +134,7 @@ def _network(weights: Path | None, device: str) -> Network:
 
     chosen = resolve_device(device)  # type: ignore[arg-type]
     return (load_network(weights) if weights else bundled_network()).to(chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,7 +107,7 @@ class Loader:
         except InputError as error:
             if example.name not in self.unreadable:
                 self.unreadable[example.name] = str(error)
-                tqdm.write(f"skipped: {error}")
+                tqdm.write(f"skipped: {error}", file=sys.stderr)
             return None
         if len(self._cache) < self._cache_limit:
             self._cache[number] = square

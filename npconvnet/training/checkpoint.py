@@ -57,7 +57,7 @@ def save_checkpoint(folder: Path, network: Network, optimizer: SGD, position: Po
     Raises InputError where it can't be written, and where a parameter is no longer finite; the earlier checkpoints
     are then as they were.
     """
-    require_finite(network, position)
+    _require_finite(network, position)
     last, fresh = folder / LAST, folder / f"new-{LAST}"
     velocities = {_VELOCITY + name: velocity for name, velocity in optimizer.velocities.items()}
     save_network(fresh, network, velocities, position=asdict(position))
@@ -68,11 +68,11 @@ def save_checkpoint(folder: Path, network: Network, optimizer: SGD, position: Po
 
 def save_best(folder: Path, network: Network, position: Position) -> None:
     """Writes `best.safetensors`, to be used and not to be resumed from; raises InputError as `save_checkpoint` does."""
-    require_finite(network, position)
+    _require_finite(network, position)
     save_network(folder / BEST, network, position=asdict(position))
 
 
-def require_finite(network: Network, position: Position) -> None:
+def _require_finite(network: Network, position: Position) -> None:
     """Raises InputError where a parameter is NaN or infinite."""
     for name, parameter in network.parameters.items():
         if not array_module(parameter).isfinite(parameter).all():

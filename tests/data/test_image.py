@@ -249,42 +249,6 @@ def test_threads_decode_alike_and_leave_the_warning_filters_alone():
 # ---- Resizing -------------------------------------------------------------------------------------------------------
 
 
-def resize_then_crop(picture, size):
-    """The same done in two steps, the crop being cut at a whole pixel."""
-    scale = size / min(picture.size)
-    width, height = (max(size, round(side * scale)) for side in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return resized.crop((left, top, left + size, top + size))
-
-
-@pytest.mark.parametrize(("height", "width"), [(400, 600), (600, 400), (64, 96), (256, 256), (128, 128)])
-def test_resize_and_centre_crop_is_a_resize_followed_by_a_crop(height, width):
-    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    square = resize_and_centre_crop(noise, 128)
-    assert square.shape == (128, 128, 3)
-    assert square.dtype == np.uint8
-    assert difference(square, resize_then_crop(Image.fromarray(noise), 128)).max() <= 1
-
-
-@pytest.mark.parametrize(("height", "width"), [(375, 500), (333, 500), (500, 281)])
-def test_a_crop_between_pixels_is_close_to_one_at_a_whole_pixel(height, width):
-    picture = photograph(height, width)
-    square = resize_and_centre_crop(np.asarray(picture), 64)
-    steepest = max(difference(square[1:], square[:-1]).max(), difference(square[:, 1:], square[:, :-1]).max())
-    assert difference(square, resize_then_crop(picture, 64)).max() <= steepest  # it is shifted by less than a pixel
-
-
-def test_an_image_of_the_size_is_unchanged():
-    picture = np.asarray(photograph(48, 48))
-    assert np.array_equal(resize_and_centre_crop(picture, 48), picture)
-
-
-@pytest.mark.parametrize("shape", [(1, 50_000, 3), (50_000, 1, 3), (1, 1, 3), (2, 3, 3)])
-def test_extreme_aspect_ratios(shape):
-    assert np.array_equal(resize_and_centre_crop(np.full(shape, 77, np.uint8), 64), np.full((64, 64, 3), 77))
-
-
 def test_load_square_of_what_is_not_a_large_jpeg_is_decode_and_resize():
     for data in (
         encode(photograph(375, 500), "JPEG"),

@@ -1,0 +1,101 @@
+"""Preprocessing: centre crop and ten views, and what travels with the weights."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from npconvnet.models import MODELS
+from npconvnet.preprocessing import Preprocessing, resize_and_centre_crop, view_positions
+from tests.data.test_image import difference, photograph
+
+
+def numbered(size):
+    """A picture whose red is its row and whose green is its column."""
+    picture = np.zeros((size, size, 3), np.uint8)
+    picture[:, :, 0], picture[:, :, 1] = np.arange(size)[:, None], np.arange(size)
+    return picture
+
+
+def test_centre_crop_and_normalisation():
+    preprocessing = Preprocessing(resize=8, crop=4, mean=(1, 2, 3), std=(2, 4, 5))
+    x = preprocessing.views(numbered(8)[None])
+    assert x.shape == (1, 4, 4, 3)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x[0, 0, 0], [(2 - 1) / 2, (2 - 2) / 4, -3 / 5], rtol=1e-6)
+
+
+def test_ten_views_are_corners_and_centre_then_reflected():
+    x = Preprocessing(resize=8, crop=4).views(numbered(8)[None], 10)
+    corners = [(int(view[0, 0, 0]), int(view[0, 0, 1])) for view in x[:5]]
+    assert corners == [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    np.testing.assert_array_equal(x[5:], x[:5, :, ::-1])
+
+
+def test_views_of_one_picture_stand_together():
+    pictures = np.stack([numbered(8), 255 - numbered(8)])
+    together = Preprocessing(resize=8, crop=4).views(pictures, 10)
+    apart = [Preprocessing(resize=8, crop=4).views(picture[None], 10) for picture in pictures]
+    np.testing.assert_array_equal(together, np.concatenate(apart))
+
+
+def test_one_view_is_the_fifth_of_ten():
+    one, ten = view_positions(5, 1), view_positions(5, 10)
+    assert (one.top[0], one.left[0]) == (ten.top[4], ten.left[4])
+
+
+def test_json_round_trip():
+    preprocessing = Preprocessing(256, 227, (123.68, 116.779, 103.939), (58.4, 57.1, 1 / 3))
+    assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(223, 224), (10, 0)])
+def test_impossible_crops(resize, crop):
+    with pytest.raises(ValueError, match="can't be taken"):
+        Preprocessing(resize, crop)
+
+
+@pytest.mark.parametrize("shape", [(300, 200, 3), (20, 50, 3), (1, 1, 3), (73, 73, 3)])
+def test_network_takes_pictures_of_any_size(shape):
+    network = MODELS["tiny"]()
+    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    x = network.preprocess([picture, picture], 10)
+    assert x.shape == (20, 64, 64, 3)
+    np.testing.assert_array_equal(x[:10], x[10:])
+    square = resize_and_centre_crop(picture, 73)
+    np.testing.assert_array_equal(x[:10], network.preprocessing.views(square[None], 10))
+
+
+def resize_then_crop(picture, size):
+    """The same done in two steps, the crop being cut at a whole pixel."""
+    scale = size / min(picture.size)
+    width, height = (max(size, round(side * scale)) for side in picture.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (600, 400), (64, 96), (256, 256), (128, 128)])
+def test_resize_and_centre_crop_is_a_resize_followed_by_a_crop(height, width):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    square = resize_and_centre_crop(noise, 128)
+    assert square.shape == (128, 128, 3)
+    assert square.dtype == np.uint8
+    assert difference(square, resize_then_crop(Image.fromarray(noise), 128)).max() <= 1
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (333, 500), (500, 281)])
+def test_a_crop_between_pixels_is_close_to_one_at_a_whole_pixel(height, width):
+    picture = photograph(height, width)
+    square = resize_and_centre_crop(np.asarray(picture), 64)
+    steepest = max(difference(square[1:], square[:-1]).max(), difference(square[:, 1:], square[:, :-1]).max())
+    assert difference(square, resize_then_crop(picture, 64)).max() <= steepest  # it is shifted by less than a pixel
+
+
+def test_an_image_of_the_size_is_unchanged():
+    picture = np.asarray(photograph(48, 48))
+    assert np.array_equal(resize_and_centre_crop(picture, 48), picture)
+
+
+@pytest.mark.parametrize("shape", [(1, 50_000, 3), (50_000, 1, 3), (1, 1, 3), (2, 3, 3)])
+def test_extreme_aspect_ratios(shape):
+    assert np.array_equal(resize_and_centre_crop(np.full(shape, 77, np.uint8), 64), np.full((64, 64, 3), 77))

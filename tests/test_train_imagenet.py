@@ -1,0 +1,243 @@
+"""The trainer as a person runs it: real processes on a small toy set, killed, resumed, misused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from npconvnet.data.toy import make_toy
+from npconvnet.training.log import read_log
+from npconvnet.weights import load_network, read_file
+
+SCRIPT = Path(__file__).parent.parent / "train_imagenet.py"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """100 training pictures: 7 batches of 16 an epoch."""
+    root = tmp_path_factory.mktemp("toy") / "set"
+    make_toy(root, seed=1, train_per_class=10, validation_per_class=2)
+    return root
+
+
+def command(*arguments):
+    return [sys.executable, str(SCRIPT), *map(str, arguments)]
+
+
+def small(toy, output, *more):
+    return command("--data", toy, "--output", output, "--model", "tiny", "--epochs", 2, "--batch-size", 16, *more)
+
+
+def run(arguments, **options):
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, **options)
+
+
+def refused(arguments):
+    """The line that a bad call prints last, after checking that no traceback does."""
+    done = run(arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory):
+    """A run that nothing interrupted: (its folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    done = run(small(toy, folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def assert_same_weights(folder, other):
+    for name in ("last.safetensors", "best.safetensors"):
+        (tensors, header), (other_tensors, other_header) = read_file(folder / name), read_file(other / name)
+        assert header == other_header
+        assert tensors.keys() == other_tensors.keys()
+        for key, tensor in tensors.items():
+            assert tensor.tobytes() == other_tensors[key].tobytes(), key
+
+
+def test_leaves_everything_in_its_folder(finished):
+    folder, done = finished
+    names = {path.name for path in folder.iterdir()} - {"tensorboard"}
+    assert names == {
+        "configuration.json", "log.jsonl", "training_curves.png", "conv1_filters.png",
+        "last.safetensors", "previous.safetensors", "best.safetensors",
+    }  # fmt: skip
+    for picture in ("training_curves.png", "conv1_filters.png"):
+        with Image.open(folder / picture) as image:
+            assert image.format == "PNG"
+    epochs = [record for record in read_log(folder) if record["event"] == "epoch"]
+    assert [record["epoch"] for record in epochs] == [1, 2]
+    assert f"final validation error: top-1 {epochs[-1]['top1_error']:.2%}" in done.stdout
+    assert json.loads((folder / "configuration.json").read_text())["options"]["batch_size"] == 16
+    assert "loss=" in done.stderr
+    assert "image/s" in done.stderr
+    network = load_network(folder / "best.safetensors")
+    assert len(network.synsets) == 10
+    assert network.preprocessing.crop == 64
+    assert 50 < network.preprocessing.mean[0] < 200
+
+
+def test_same_seed_same_bits(toy, finished, tmp_path):
+    assert run(small(toy, tmp_path / "again")).returncode == 0
+    assert_same_weights(finished[0], tmp_path / "again")
+
+
+def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(toy, finished, tmp_path):
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(small(toy, folder, "--checkpoint-every", 2), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / "previous.safetensors").exists():  # it is there once step 4 of 7 has been kept
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    _, header = read_file(folder / "previous.safetensors")
+    assert header["position"]["batch"] > 0
+
+    done = run(command("--resume", folder))
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(finished[0], folder)
+    assert read_log_without_speed(folder) == read_log_without_speed(finished[0])
+
+
+def read_log_without_speed(folder):
+    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in read_log(folder)]
+
+
+def test_stopped_by_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(toy, finished, tmp_path):
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(small(toy, folder), stderr=subprocess.PIPE, text=True)
+    while not (folder / "log.jsonl").exists():  # a record at step 10, in the second epoch
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    if process.returncode == 0:
+        pytest.skip("the run was over before the signal came")
+    assert process.returncode == 130
+    assert f"--resume {folder}" in errors
+    assert run(command("--resume", folder)).returncode == 0
+    assert_same_weights(finished[0], folder)
+
+
+def test_damaged_last_checkpoint_is_passed_over(finished, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished[0], folder)
+    last = folder / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-1000])
+    done = run(command("--resume", folder))
+    assert done.returncode == 0, done.stderr
+    assert "last.safetensors: damaged" in done.stderr
+    assert_same_weights(finished[0], folder)
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished, tmp_path):
+    folder = tmp_path / "finished"
+    shutil.copytree(finished[0], folder)
+    done = run(command("--resume", folder))
+    assert done.returncode == 0
+    assert "final validation error" in done.stdout
+    assert_same_weights(finished[0], folder)
+
+
+def test_an_output_folder_that_holds_a_run_is_left_alone(toy, finished):
+    folder, _ = finished
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert f"--resume {folder}" in refused(small(toy, folder))
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_resumed_run_keeps_its_own_options(finished):
+    line = refused(command("--resume", finished[0], "--batch-size", 8, "--seed", 2))
+    assert "--batch-size, --seed" in line
+
+
+def test_nothing_to_resume(tmp_path):
+    assert str(tmp_path) in refused(command("--resume", tmp_path))
+
+
+def test_another_data_set_is_refused_on_resume(finished, tmp_path):
+    make_toy(tmp_path / "other", seed=1, train_per_class=3, validation_per_class=2)
+    line = refused(command("--resume", finished[0], "--data", tmp_path / "other"))
+    assert "training_images" in line
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(toy, tmp_path):
+    folder = tmp_path / "diverging"
+    line = refused(small(toy, folder, "--learning-rate", "1e18", "--checkpoint-every", 1))
+    assert "diverged" in line
+    assert "step" in line
+    for path in folder.glob("*.safetensors"):
+        assert all(np.isfinite(parameter).all() for parameter in load_network(path).parameters.values())
+
+
+def test_unreadable_pictures_are_skipped_and_counted(toy, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(toy, data)
+    pictures = sorted(data.rglob("train/**/*.JPEG"))
+    pictures[3].write_bytes(pictures[3].read_bytes()[:200])
+    pictures[30].write_bytes(b"")
+    with Image.open(pictures[50]) as image:
+        image.convert("CMYK").save(pictures[50], "JPEG")
+    done = run(small(data, tmp_path / "run", "--epochs", 1))
+    assert done.returncode == 0, done.stderr
+    assert "2 images could not be read and were skipped" in done.stderr
+    for number in (3, 30):
+        assert pictures[number].name in done.stderr
+    (record,) = [record for record in read_log(tmp_path / "run") if record["event"] == "unreadable"]
+    assert len(record["images"]) == 2
+
+
+def test_bad_data_folders(tmp_path):
+    assert "none" in refused(command("--data", tmp_path / "none"))
+    assert str(tmp_path) in refused(command("--data", tmp_path))
+    (tmp_path / "file").touch()
+    assert "file" in refused(command("--data", tmp_path / "file"))
+
+
+def test_options_that_belong_to_another_model(toy, tmp_path):
+    assert "--lrn" in refused(small(toy, tmp_path / "run", "--no-lrn"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_output_that_cannot_be_written(toy, tmp_path):
+    (tmp_path / "file").touch()
+    assert "file" in refused(small(toy, tmp_path / "file"))
+
+
+def test_gpu_where_there_is_none(toy, tmp_path):
+    from npconvnet.backend import why_no_gpu
+
+    if why_no_gpu() is None:
+        pytest.skip("this machine has a GPU")
+    line = refused(command("--data", toy, "--device", "gpu"))
+    assert "--device cpu" in line
+
+
+def test_without_data_the_first_line_says_that_the_toy_set_is_used(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        command("--output", tmp_path / "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.terminate()
+    process.communicate()
+    assert "toy set" in line
+    assert str(tmp_path / "npconvnet" / "toy") in line
