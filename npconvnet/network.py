@@ -152,18 +152,20 @@ class Network:
     ) -> Array:
         """Runs the layers up to `last`, and lets go of each activation as soon as no later layer reads it."""
         live = {INPUT: x}
+        if INPUT in keep:
+            kept[INPUT] = x
         for node in self.nodes:
-            y, to_save = node.layer.forward(*(live[name] for name in node.inputs), rng=rng)
+            if last in live:
+                break
+            live[node.name], to_save = node.layer.forward(*(live[name] for name in node.inputs), rng=rng)
             if saved is not None:
                 saved[node.name] = to_save
-            live[node.name] = y
+            del to_save  # or it would hold the layer's input while the next one runs
             if node.name in keep:
-                kept[node.name] = y
-            if node.name == last:
-                break
+                kept[node.name] = live[node.name]
             for name in self._last_readers.get(node.name, ()):
                 del live[name]
-        return y
+        return live[last]
 
     def _require(self, name: str) -> str:
         if name != INPUT and name not in self.shapes:

@@ -1,6 +1,7 @@
 """The loader: each image once an epoch, in an order that a resumed run repeats; what can't be read is left out."""
 
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -85,9 +86,12 @@ def test_pictures_beyond_the_cache_are_read_again(examples, monkeypatch):
 
 
 def test_leaving_an_epoch_early_ends_its_threads(examples):
+    before = threading.active_count()
     batches = Loader(examples, 16, 5).epoch(1, 0)
     next(batches)
-    batches.close()
+    assert threading.active_count() > before
+    del batches
+    assert threading.active_count() == before
 
 
 def test_colour_statistics_are_those_of_the_pictures(examples):

@@ -1,6 +1,7 @@
 """Checkpoints: whole, damaged, diverged, and on a full disk."""
 
 import errno
+import os
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from npconvnet.training.checkpoint import (
     save_checkpoint,
 )
 from npconvnet.training.optimizer import SGD
-from npconvnet.weights import load_network, native
+from npconvnet.weights import load_network
 
 
 def trained(seed):
@@ -29,6 +30,11 @@ def trained(seed):
     for velocity in optimizer.velocities.values():
         velocity[...] = rng.standard_normal(velocity.shape)
     return network, optimizer
+
+
+def save(folder, step):
+    network, optimizer = trained(seed=step)
+    save_checkpoint(folder, network, optimizer, Position(0, step=step))
 
 
 def assert_same(network, optimizer, other_network, other_optimizer):
@@ -48,7 +54,7 @@ def test_comes_back_bit_for_bit(tmp_path):
 
 def test_the_one_before_is_kept(tmp_path):
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, *trained(step), Position(0, step=step))
+        save(tmp_path, step=step)
     assert sorted(file.name for file in tmp_path.iterdir()) == [LAST, PREVIOUS]
     (tmp_path / LAST).unlink()
     position, _ = load_checkpoint(tmp_path, *trained(9))
@@ -58,7 +64,7 @@ def test_the_one_before_is_kept(tmp_path):
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-9] + b"\0" + data[-8:]])
 def test_damaged_one_is_passed_over(tmp_path, damage):
     for step in (1, 2):
-        save_checkpoint(tmp_path, *trained(step), Position(0, step=step))
+        save(tmp_path, step=step)
     (tmp_path / LAST).write_bytes(damage((tmp_path / LAST).read_bytes()))
     other = trained(9)
     position, refused = load_checkpoint(tmp_path, *other)
@@ -90,28 +96,26 @@ def test_diverged_weights_are_never_written(tmp_path):
     network, optimizer = trained(1)
     save_checkpoint(tmp_path, network, optimizer, Position(0, step=7))
     network.parameters["fc7.bias"][3] = np.nan
-    for save in (
-        lambda: save_checkpoint(tmp_path, network, optimizer, Position(0, step=8)),
-        lambda: save_best(tmp_path, network, Position(0, step=8)),
-    ):
-        with pytest.raises(InputError, match=r"fc7\.bias is not finite after step 8"):
-            save()
+    with pytest.raises(InputError, match=r"fc7\.bias is not finite after step 8"):
+        save_checkpoint(tmp_path, network, optimizer, Position(0, step=8))
+    with pytest.raises(InputError, match=r"fc7\.bias is not finite after step 8"):
+        save_best(tmp_path, network, Position(0, step=8))
     assert load_checkpoint(tmp_path, *trained(2))[0].step == 7
     assert not (tmp_path / BEST).exists()
 
 
 def test_full_disk_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):
     for step in (1, 2):
-        save_checkpoint(tmp_path, *trained(step), Position(0, step=step))
+        save(tmp_path, step=step)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     def full(_handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(native.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(InputError, match="No space left on device"):
-            save_checkpoint(tmp_path, *trained(3), Position(0, step=3))
+            save(tmp_path, step=3)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 

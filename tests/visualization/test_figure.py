@@ -27,7 +27,7 @@ def test_filters_are_on_one_scale_around_mid_grey(tmp_path):
     filters[0], filters[1] = 2.0, -2.0
     draw_filters(tmp_path / "filters.png", filters, "five filters")
     with Image.open(tmp_path / "filters.png") as image:
-        colours = {colour for _, colour in image.convert("L").getcolors()}
+        colours = set(np.asarray(image.convert("L")).ravel().tolist())
     assert {0, 255} <= colours
     assert colours & {127, 128}
 

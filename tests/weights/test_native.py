@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from npconvnet.errors import InputError
 from npconvnet.models import MODELS
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset, imagenet_synsets
-from npconvnet.weights import bundled_network, load_network, native, read_file, save_network, write_file
+from npconvnet.weights import bundled_network, load_network, read_file, save_network, write_file
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_full_disk_leaves_the_old_file(network, tmp_path, monkeypatch):
     def full(_handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(native.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     network.initialize(np.random.default_rng(1))
     with pytest.raises(InputError, match="No space left on device"):
         save_network(path, network)
