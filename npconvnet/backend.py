@@ -28,9 +28,7 @@ def is_on_gpu(x: Array) -> bool:
 
 def sliding_windows(x: Array, window: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """A read-only view with every `window` of `axes` as new last axes (sliding_window_view, on both devices)."""
-    xp = array_module(x)
-    tricks = importlib.import_module(f"{xp.__name__}.lib.stride_tricks")
-    view: Array = tricks.sliding_window_view(x, window, axes)
+    view: Array = array_module(x).lib.stride_tricks.sliding_window_view(x, window, axes)
     return view
 
 

@@ -21,14 +21,16 @@ def max_pool2d_forward(
     require_pixels_in_every_window(window, padding)
     windows = place_windows((x.shape[1], x.shape[2]), window, stride, padding, rounding)
     padded = pad_images(x, windows.padding_and_overhang, -np.inf)
-    shape = (len(x), *windows.outputs, x.shape[3])
-    y = xp.full(shape, -np.inf, x.dtype)
-    switches = xp.zeros(shape, np.min_scalar_type(window[0] * window[1] - 1))
-    for r, s, index in offsets(window, windows.outputs, stride):
-        seen = padded[index]
-        larger = (seen > y) | (seen != seen)
-        xp.copyto(y, seen, where=larger)
-        xp.copyto(switches, switches.dtype.type(r * window[1] + s), where=larger)
+    seen = [padded[index] for _, _, index in offsets(window, windows.outputs, stride)]
+    y = seen[0].copy()
+    for view in seen[1:]:
+        xp.maximum(y, view, out=y)
+    # The switch is the number of offsets that come before the first one that holds the maximum (or NaN).
+    switches = xp.zeros(y.shape, np.min_scalar_type(len(seen) - 1))
+    still_before = xp.ones(y.shape, np.bool_)
+    for view in seen[:-1]:
+        still_before &= (view != y) & (view == view)
+        switches += still_before
     return y, switches
 
 

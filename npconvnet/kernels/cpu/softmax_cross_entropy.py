@@ -18,7 +18,7 @@ def softmax(scores: Array) -> Array:
 
 
 def softmax_cross_entropy_forward(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """(loss, probabilities): a 0-d array and (N, classes), of `scores` (N, classes) and integer `labels` (N,)."""
+    """(loss, probabilities): a scalar and (N, classes), of `scores` (N, classes) and integer `labels` (N,)."""
     xp = array_module(scores)
     shifted = scores - scores.max(axis=1, keepdims=True)
     log_sum = xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))

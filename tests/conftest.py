@@ -1,0 +1,88 @@
+"""What many tests share: fixtures, and the checks of numbers that several files make."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import settings
+
+from tests import stand_in_cupy
+
+# The same examples in every run, and no timing: a test fails for everyone or for nobody.
+settings.register_profile("npconvnet", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.load_profile("npconvnet")
+
+Numbers = npt.NDArray[Any]
+
+#: The largest difference allowed to another implementation, relative to the largest number.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-10}
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Any:
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def torch() -> Any:
+    """PyTorch; tests that compare with it are skipped where it isn't installed."""
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The stand-in, in cupy's place for the time of one test."""
+    monkeypatch.setitem(sys.modules, "cupy", stand_in_cupy)
+    return stand_in_cupy
+
+
+def distinct(rng: np.random.Generator, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> Numbers:
+    """Numbers between −1 and 1 in random order, no two of them equal and none of them 0: no ties and no kinks."""
+    size = int(np.prod(shape))
+    return ((rng.permutation(size) + 0.25) * (2 / size) - 1).reshape(shape).astype(dtype)
+
+
+def to_nchw(x: Numbers, torch: Any) -> Any:
+    """The PyTorch tensor (N, C, H, W) of images (N, H, W, C), or (K, C, R, S) of filters (K, R, S, C)."""
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+
+def from_nchw(x: Any) -> Numbers:
+    """Images (N, H, W, C) of a PyTorch tensor (N, C, H, W); the inverse of `to_nchw`."""
+    images: Numbers = x.detach().numpy().transpose(0, 2, 3, 1)
+    return images
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    """Same shape, and equal but for rounding errors of the type of `expected`; also of that type."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    largest = np.abs(expected).max(initial=1e-30)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE[expected.dtype.name] * largest)
+
+
+def assert_is_gradient(f: Callable[[Numbers], Numbers], x: Numbers, dx: Numbers, dy: Numbers) -> None:
+    """⟨dx, v⟩ is the slope of ⟨f, dy⟩ at `x` along v, by float64 central differences, for three random v."""
+    assert x.dtype == np.float64
+    assert dx.shape == x.shape
+    rng, step = np.random.default_rng(1), 1e-5
+    for _ in range(3):
+        v = rng.choice([-1.0, 1.0], x.shape)  # every number moves by the same length: none reaches another
+        slope = np.vdot((f(x + step * v) - f(x - step * v)) / (2 * step), dy)
+        assert np.vdot(dx, v) == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def assert_adjoint(x: Numbers, ax: Numbers, y: Numbers, aty: Numbers) -> None:
+    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩, which makes Aᵀ the one right backward of a linear A."""
+    assert (ax.shape, x.shape) == (y.shape, aty.shape)
+    assert np.vdot(ax, y) == pytest.approx(np.vdot(x, aty), rel=1e-10, abs=1e-12)
