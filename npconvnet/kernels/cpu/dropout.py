@@ -7,7 +7,8 @@ The forward and the backward are the same map, so there is one function; it over
 
 import numpy as np
 
-from npconvnet.backend import Array, array_module
+from npconvnet.backend import Array
+from npconvnet.kernels.cpu.select import keep_where
 
 
 def draw_kept(rng: np.random.Generator, shape: tuple[int, ...], rate: float) -> Array:
@@ -17,5 +18,4 @@ def draw_kept(rng: np.random.Generator, shape: tuple[int, ...], rate: float) -> 
 
 def dropout(x: Array, kept: Array, rate: float) -> Array:
     """`x` where `kept`, scaled so that its expectation stays; for the forward (x) and for the backward (dy) alike."""
-    y: Array = array_module(x).where(kept, x * (1 / (1 - rate)), 0)
-    return y
+    return keep_where(kept, x * (1 / (1 - rate)))

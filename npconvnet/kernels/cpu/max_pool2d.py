@@ -9,6 +9,7 @@ to where the switch points; overlapping windows add up. DeconvNet's un-pooling i
 import numpy as np
 
 from npconvnet.backend import Array, array_module
+from npconvnet.kernels.cpu.select import keep_where
 from npconvnet.kernels.cpu.windows import offsets, pad_images, unpad_images
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_windows, require_pixels_in_every_window
 
@@ -48,5 +49,5 @@ def max_pool2d_backward(
     windows = place_windows((x_shape[1], x_shape[2]), window, stride, padding, rounding)
     padded = pad_images(xp.zeros(x_shape, dy.dtype), windows.padding_and_overhang)
     for r, s, index in offsets(window, windows.outputs, stride):
-        padded[index] += xp.where(switches == r * window[1] + s, dy, 0)
+        padded[index] += keep_where(switches == r * window[1] + s, dy)
     return unpad_images(padded, windows.padding_and_overhang)

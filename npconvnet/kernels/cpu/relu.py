@@ -12,6 +12,7 @@ backward is handed y instead of x (x > 0 exactly where y > 0), so that x need no
 from typing import Literal
 
 from npconvnet.backend import Array, array_module
+from npconvnet.kernels.cpu.select import keep_where
 
 ReLURule = Literal["gradient", "deconvnet", "guided"]
 
@@ -25,16 +26,12 @@ def relu_forward(x: Array) -> Array:
 def relu_backward(dy: Array, y: Array, rule: ReLURule = "gradient") -> Array:
     """dx of `dy` under `rule`, where `y` is what the forward returned; all of one shape.
 
-    Selects, and never multiplies by a mask: inf · 0 would be NaN. Raises ValueError for an unknown rule.
+    Raises ValueError for an unknown rule.
     """
-    where = array_module(dy).where
     if rule == "gradient":
-        dx = where(y > 0, dy, 0)
-    elif rule == "deconvnet":
-        dx = where(dy > 0, dy, 0)
-    elif rule == "guided":
-        dx = where((y > 0) & (dy > 0), dy, 0)
-    else:
-        raise ValueError(f"no ReLU rule '{rule}'; the rules are gradient, deconvnet and guided")
-    result: Array = dx
-    return result
+        return keep_where(y > 0, dy)
+    if rule == "deconvnet":
+        return keep_where(dy > 0, dy)
+    if rule == "guided":
+        return keep_where((y > 0) & (dy > 0), dy)
+    raise ValueError(f"no ReLU rule '{rule}'; the rules are gradient, deconvnet and guided")

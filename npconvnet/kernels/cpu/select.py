@@ -1,0 +1,17 @@
+"""Selection: x where a condition holds, 0 elsewhere.
+
+Never by multiplying with a mask (inf · 0 is NaN), and on the CPU not by `where` either: its branch for every number,
+on signs that nobody can predict, takes 40 times as long as taking the bits of x or none of them.
+"""
+
+import numpy as np
+
+from npconvnet.backend import Array
+
+
+def keep_where(condition: Array, x: Array) -> Array:
+    """`x` where `condition`, 0 elsewhere; both of one shape."""
+    bits = np.dtype(f"i{x.itemsize}")
+    all_or_none = -condition.astype(bits)  # −1 has every bit set
+    kept: Array = (x.view(bits) & all_or_none).view(x.dtype)
+    return kept
