@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import numpy as np
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from npconvnet import kernels
 from npconvnet.backend import resolve_device, to_device, to_host
 from npconvnet.cli import device_option, run
 from npconvnet.data.augment import Augmentation
@@ -42,6 +42,7 @@ from npconvnet.training.log import Log, read_log
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.run_folder import RunFolder, toy_folder
 from npconvnet.training.schedule import IMAGENET, TOY, learning_rate
+from npconvnet.training.step import loss_and_gradients
 from npconvnet.visualization.figure import draw_filters, draw_training_curves
 
 #: The loss goes into the log every so many steps.
@@ -146,14 +147,12 @@ def main(context: click.Context, /, **given: Any) -> None:
                     )
                     x = network.preprocessing.apply(to_device(batch.squares, device), views)
                     labels = to_device(batch.labels, device)
-                    scores, trace = network.forward(x, rng=generator(seed, Purpose.DROPOUT, position.step))
-                    loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
-                    if not np.isfinite(float(loss)):
-                        raise InputError(diverged(f"the loss is {float(loss)}", position))
-                    d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
-                    _, gradients = network.backward(trace, d_scores, input_gradient=False)
+                    dropout = partial(generator, seed, Purpose.DROPOUT, position.step)
+                    loss, gradients = loss_and_gradients(network, x, labels, dropout)
+                    if not np.isfinite(loss):
+                        raise InputError(diverged(f"the loss is {loss}", position))
                     optimizer.update(gradients, rate)
-                    position.add_loss(float(loss), len(labels))
+                    position.add_loss(loss, len(labels))
 
                 position.step, position.batch = position.step + 1, position.batch + 1
                 images += len(batch.labels)

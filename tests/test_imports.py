@@ -15,7 +15,7 @@ FLOORS = [
     ["kernels.shapes"],
     ["kernels.cpu", "kernels.cuda"],
     ["kernels"],
-    ["layers"],
+    ["layers", "parallel"],
     ["preprocessing"],
     ["network"],
     ["models", "prediction"],

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from npconvnet import kernels
-from npconvnet.backend import Array, to_device, to_host
+from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.data.ilsvrc import Dataset, Example
 from npconvnet.data.loader import Batch
 from npconvnet.errors import InputError
 from npconvnet.network import Network
+from npconvnet.parallel import in_halves
 from npconvnet.preprocessing import ViewCount
 
 
@@ -56,9 +57,15 @@ def evaluate(network: Network, batches: Iterable[Batch], views: ViewCount = 1) -
 
 def class_probabilities(network: Network, squares: Array, views: ViewCount) -> Array:
     """(N, classes), averaged over the views of each of the pictures `squares`, uint8 (N, resize, resize, 3)."""
-    probabilities = kernels.softmax(network.scores(network.preprocessing.views(squares, views)))
-    mean: Array = probabilities.reshape(len(squares), views, -1).mean(axis=1)
-    return mean
+
+    def part(_: int, squares: Array) -> Array:
+        probabilities = kernels.softmax(network.scores(network.preprocessing.views(squares, views)))
+        mean: Array = probabilities.reshape(len(squares), views, -1).mean(axis=1)
+        return mean
+
+    halves = in_halves(part, squares)
+    together: Array = array_module(squares).concatenate(halves)
+    return together
 
 
 def labelled_for(network: Network, dataset: Dataset) -> list[Example]:

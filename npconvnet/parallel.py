@@ -1,0 +1,44 @@
+"""Two halves of a batch at once, each on one thread, while BLAS is held to its share of the cores.
+
+NumPy runs most of its operations on one core, and only its matrix products on several. Halving the batch instead gives
+every operation two cores, and no matrix product waits for a thread that another program has pushed aside. There are
+always two halves, so the numbers are the same whether one core works on them or many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from npconvnet.backend import Array, is_on_gpu
+
+R = TypeVar("R")
+
+
+def in_halves(function: Callable[..., R], *arrays: Array) -> list[R]:
+    """[function(first halves), function(second halves)] of `arrays` (N, ...), with the half's number in front.
+
+    One part, whole, for arrays on a GPU and for fewer than two images.
+    """
+    count = len(arrays[0])
+    if is_on_gpu(arrays[0]) or count < 2:
+        return [function(0, *arrays)]
+    cuts = (slice(0, count // 2), slice(count // 2, count))
+    with _blas().limit(limits=max(1, (os.cpu_count() or 1) // 2), user_api="blas"):
+        futures = [_pool().submit(function, half, *(a[cut] for a in arrays)) for half, cut in enumerate(cuts)]
+        return [future.result() for future in futures]
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(2, "half-batch")
