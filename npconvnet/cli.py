@@ -66,11 +66,15 @@ def commands() -> None:
 @click.option("--validation-per-class", type=click.IntRange(1), default=50, show_default=True, metavar="COUNT")
 def make_toy_command(directory: Path, seed: int, train_per_class: int, validation_per_class: int) -> None:
     """Draw ten classes of small pictures into DIRECTORY, as a miniature ILSVRC with boxes."""
+    from npconvnet.data.ilsvrc import open_dataset
     from npconvnet.data.toy import make_toy
+    from npconvnet.visualization.figure import draw_samples
 
     make_toy(directory, seed, train_per_class, validation_per_class)
+    draw_samples(directory / "samples.png", open_dataset(directory))
     click.echo(
-        f"{directory}: 10 classes, {train_per_class} training and {validation_per_class} validation pictures each"
+        f"{directory}: 10 classes with {train_per_class} training and {validation_per_class} validation pictures each; "
+        f"samples.png shows some"
     )
 
 

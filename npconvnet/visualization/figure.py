@@ -1,4 +1,4 @@
-"""Figures as PNG files: the curves of a training run, and the filters of the first layer."""
+"""Figures as PNG files: pictures of a data set, the curves of a training run, the filters of the first layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from npconvnet.data.ilsvrc import Dataset
+from npconvnet.data.image import decode_image
 from npconvnet.errors import InputError
 
 # Okabe & Ito's colours, which survive colour blindness; told apart in grey by the line style as well.
@@ -54,6 +57,31 @@ def draw_filters(path: Path, filters: npt.NDArray[Any], title: str) -> None:
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
+    save_figure(figure, path)
+
+
+def draw_samples(path: Path, dataset: Dataset, rows: int = 2) -> None:
+    """`rows` training pictures of each class with their boxes; one column a class, all at the same scale."""
+    classes = dataset.synsets
+    figure = Figure(figsize=(1.2 * len(classes), 1.15 * rows + 0.25), layout="constrained")
+    grid = figure.subplots(rows, len(classes), squeeze=False)
+    for label, synset in enumerate(classes):
+        examples = (example for example in dataset.train if example.label == label)
+        for axes, example in zip(grid[:, label], examples, strict=False):
+            axes.imshow(decode_image(example.read(), example.name))
+            for box in dataset.boxes(example):
+                corner, width, height = (
+                    (box.x_min - 0.5, box.y_min - 0.5),
+                    box.x_max - box.x_min + 1,
+                    box.y_max - box.y_min + 1,
+                )
+                for colour, line in (("white", 2.4), ("black", 1.0)):  # visible on any background
+                    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=colour, linewidth=line))
+        grid[0, label].set_title(synset.names, fontsize=9)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+        axes.set_box_aspect(1)  # square cells, so that the titles stand in line
+        axes.set_aspect("equal", adjustable="datalim")
     save_figure(figure, path)
 
 

@@ -8,16 +8,21 @@ from npconvnet.training.optimizer import SGD
 from npconvnet.training.schedule import learning_rate
 
 
-def test_four_steps_down_to_a_250th():
-    rates = [learning_rate(1.0, step, 8) for step in range(8)]
-    a, b = 250 ** (-1 / 3), 250 ** (-2 / 3)
-    np.testing.assert_allclose(rates, [1, 1, a, a, b, b, 1 / 250, 1 / 250])
+def test_rises_then_falls_along_half_a_cosine():
+    rates = [learning_rate(0.5, step, 1000) for step in range(1000)]
+    peak = int(np.argmax(rates))
+    assert 45 <= peak <= 55
+    assert rates[peak] == pytest.approx(0.5, rel=0.02)
+    assert rates[25] == pytest.approx(0.5 * 0.0255 / 0.05)
+    assert rates[524] == pytest.approx(0.25, rel=0.01)
+    assert (np.diff(rates[:peak]) > 0).all()
+    assert (np.diff(rates[peak:]) < 0).all()
+    assert 0 < rates[-1] < 1e-5
 
 
-def test_first_and_last_step_of_any_run():
-    for total in (1, 2, 5, 1000):
-        assert learning_rate(0.01, 0, total) == 0.01
-        assert learning_rate(0.01, total - 1, total) >= 0.01 / 250 * (1 - 1e-12)
+@pytest.mark.parametrize("total", [1, 2, 5])
+def test_short_runs_move_at_every_step(total):
+    assert all(0 < learning_rate(0.01, step, total) <= 0.01 for step in range(total))
 
 
 def test_biases_move_twice_as_fast_and_do_not_decay():
