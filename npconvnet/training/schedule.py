@@ -9,7 +9,7 @@ still there; the cosine (Loshchilov & Hutter 2017) goes down as far and wastes n
 import math
 from dataclasses import dataclass
 
-_WARM_UP = 0.05
+_WARM_UP = 0.1
 
 #: cuda-convnet2's layer files train biases at twice the rate of the weights, and without weight decay.
 BIAS_RATE = 2.0

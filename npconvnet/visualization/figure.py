@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ def draw_samples(path: Path, dataset: Dataset, rows: int = 2) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes `figure` as PNG at 150 dots an inch; raises InputError where `path` can't be written."""
+    picture = BytesIO()  # written by ourselves: Pillow does not notice a full disk
+    figure.savefig(picture, dpi=150, format="png")
     try:
-        figure.savefig(path, dpi=150)
+        path.write_bytes(picture.getvalue())
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from npconvnet.data import toy
+from npconvnet.data import toy, toy_pictures
 from npconvnet.data.ilsvrc import Box, open_dataset
-from npconvnet.data.toy import TOY_SYNSETS, draw_picture, make_toy
+from npconvnet.data.toy import make_toy
+from npconvnet.data.toy_pictures import TOY_SYNSETS, draw_picture
 from npconvnet.errors import InputError
 
 TRAIN, VALIDATION = 3, 2
@@ -60,7 +61,7 @@ def test_pictures_vary_in_size_and_hold_an_object_of_6_to_50_percent(label):
         assert image.dtype == np.uint8
         assert image.shape == (*mask.shape, 3)
         assert all(96 <= side <= 160 for side in mask.shape)
-        x_min, y_min, x_max, y_max = toy._bounding_box(mask)
+        x_min, y_min, x_max, y_max = toy_pictures.bounding_box(mask)
         assert 0.06 <= (x_max - x_min + 1) * (y_max - y_min + 1) / mask.size <= 0.5
     assert len({image.shape for image, _ in drawn}) > 20
 
@@ -78,7 +79,7 @@ def test_objects_survive_the_centre_crop(label):
 def test_objects_stand_out_from_what_surrounds_them(label):
     """Object pixels are farther from the mean colour around the object than the pixels around it are."""
     for image, mask in pictures(label):
-        x_min, y_min, x_max, y_max = toy._bounding_box(mask)
+        x_min, y_min, x_max, y_max = toy_pictures.bounding_box(mask)
         window = np.s_[y_min : y_max + 1, x_min : x_max + 1]
         colours, inside = image[window].astype(float), mask[window]
         distance = np.linalg.norm(colours - colours[~inside].mean(axis=0), axis=2)
@@ -103,17 +104,17 @@ def test_rings_have_no_seam():
     """Between the middles of its hole and its rim, a ring is covered all the way round."""
     for seed in range(100):
         rng = np.random.default_rng(seed)
-        outline = toy._place(rng, toy._ring(rng), 160, 160)
+        outline = toy_pictures._place(rng, toy_pictures._ring(rng), 160, 160)
         outer, inner = outline[:60], outline[:59:-1]
         x, y = ((outer + inner) / 2).astype(int).T
         inside = (x >= 0) & (x < 160) & (y >= 0) & (y < 160)
-        assert toy._coverage(outline, 160, 160)[y[inside], x[inside]].min() == 1
+        assert toy_pictures._coverage(outline, 160, 160)[y[inside], x[inside]].min() == 1
 
 
 def test_the_box_is_the_first_and_last_row_and_column_of_the_mask():
     mask = np.zeros((9, 12), bool)
     mask[2, 5] = mask[7, 3] = mask[4, 11] = True
-    assert toy._bounding_box(mask) == (3, 2, 11, 7)
+    assert toy_pictures.bounding_box(mask) == (3, 2, 11, 7)
 
 
 def test_colour_does_not_give_the_class():
@@ -148,7 +149,7 @@ def test_the_nearest_picture_does_not_give_the_class():
 
 def test_the_set_reads_as_ilsvrc(root):
     dataset = open_dataset(root)
-    assert [(synset.wnid, synset.names) for synset in dataset.synsets] == list(TOY_SYNSETS)
+    assert dataset.synsets == TOY_SYNSETS
     assert Counter(example.label for example in dataset.train) == dict.fromkeys(range(10), TRAIN)
     assert Counter(example.label for example in dataset.validation) == dict.fromkeys(range(10), VALIDATION)
     assert len(set(dataset.train) | set(dataset.validation)) == 10 * (TRAIN + VALIDATION)
@@ -165,7 +166,7 @@ def test_labels_and_boxes_are_those_of_the_drawn_objects(root):
         with Image.open(example.path) as file:
             assert file.format == "JPEG"
             assert np.abs(np.asarray(file, float) - image).mean() < 12  # it is that picture, but for the compression
-        assert dataset.boxes(example) == [Box(picture.label, *toy._bounding_box(mask))]
+        assert dataset.boxes(example) == [Box(picture.label, *toy_pictures.bounding_box(mask))]
 
 
 def test_the_solution_files_agree_with_the_annotations(root):
