@@ -29,7 +29,7 @@ class Recipe:
 #: Krizhevsky et al. 2012: 90 epochs in batches of 128 at 0.01.
 IMAGENET = Recipe(epochs=90, batch_size=128, learning_rate=0.01)
 #: Minutes on two CPU cores: small batches, because many small steps learn more from a few thousand pictures.
-TOY = Recipe(epochs=12, batch_size=16, learning_rate=0.01)
+TOY = Recipe(epochs=10, batch_size=16, learning_rate=0.01)
 
 
 def learning_rate(base: float, step: int, total_steps: int) -> float:

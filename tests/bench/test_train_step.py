@@ -1,0 +1,118 @@
+"""The benchmark of the whole training step, on the smallest network."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from bench import train_step
+from npconvnet.cli import run
+
+QUICK = ["--model", "tiny", "--repetitions", "1"]
+TORCH = {"torch contiguous", "torch channels_last"}
+
+
+def report(*arguments):
+    result = CliRunner().invoke(train_step.main, [*QUICK, *arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def beside_torch():
+    pytest.importorskip("torch")
+    return report("--batch-size", "3", "--against", "torch")
+
+
+def test_json_beside_pytorch(beside_torch, torch):
+    found = beside_torch
+    assert (found["model"], found["lrn"], found["device"], found["repetitions"]) == ("tiny", True, "cpu", 1)
+    assert found["versions"].keys() == {"python", "numpy", "blas", "torch", "cpu", "threads"}
+    assert found["versions"]["torch"] == torch.__version__
+    (result,) = found["results"]
+    assert result["batch_size"] == 3
+    assert result["competitors"].keys() == result["loss"].keys() == {"npconvnet", *TORCH}
+    speed = {name: measured["images_per_second"] for name, measured in result["competitors"].items()}
+    assert result["ratio"] == pytest.approx(speed["npconvnet"] / max(speed[name] for name in TORCH))
+    for measured in result["competitors"].values():
+        assert measured["images_per_second"] * measured["milliseconds_per_step"] == pytest.approx(3 * 1000)
+        assert measured["peak_memory_bytes"] > 3 * 4 * 380_554  # parameters, velocities and gradients
+
+
+def test_the_table_is_aligned(beside_torch):
+    title, _, blank, *table = train_step.as_text(beside_torch).splitlines()
+    assert title == "tiny on the cpu, medians of 1 steps"
+    assert blank == ""
+    rows = ["npconvnet", *sorted(TORCH, reverse=True), "ratio"]
+    assert [line[7:26].strip() for line in table] == ["", *rows]
+    assert len({len(line) for line in table if "ratio" not in line}) == 1
+
+
+def test_npconvnet_alone_in_several_batch_sizes():
+    results = report("--batch-size", "2,3")["results"]
+    assert [result["batch_size"] for result in results] == [2, 3]
+    for result in results:
+        assert result["competitors"].keys() == {"npconvnet"}
+        assert result["ratio"] is None
+
+
+def test_competitors_that_compute_something_else_are_an_error(torch, monkeypatch):
+    wrong = train_step.Competitor(lambda: 1.0, lambda: None, lambda: 0)
+    monkeypatch.setattr(train_step, "torch_competitor", lambda *_: wrong)
+    monkeypatch.setattr(train_step, "peak_memories", lambda names, _: dict.fromkeys(names, 0))
+    result = CliRunner().invoke(train_step.main, [*QUICK, "--batch-size", "2", "--against", "torch"])
+    assert result.exit_code == 1
+    assert "the losses differ before the first update" in result.stderr
+
+
+def test_the_competitors_make_the_same_steps(torch, monkeypatch):
+    """Without dropout, which each draws in its own way, the losses stay together over several updates."""
+    monkeypatch.setattr("npconvnet.layers.Dropout.forward", lambda self, x, rng=None: (x, None))
+    monkeypatch.setattr("torch.nn.Dropout.forward", lambda self, x: x)
+    monkeypatch.setattr(train_step, "LEARNING_RATE", 0.01)
+    workload = train_step.Workload("tiny", lrn=True, batch_size=2, device="cpu")
+    runners = [train_step.competitor(name, workload) for name in ("npconvnet", *TORCH)]
+    at_first = runners[0].loss()
+    for runner in runners:
+        for _ in range(4):
+            runner.step()
+    ours, *theirs = (runner.loss() for runner in runners)
+    assert abs(ours - at_first) > 0.1
+    assert theirs == pytest.approx([ours, ours], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "16,x"], "error: --batch-size 16,x: give whole numbers from 1, separated by commas"),
+        (["--batch-size", "0"], "error: --batch-size 0: give whole numbers from 1"),
+        (["--batch-size", "4,"], "error: --batch-size 4,: give whole numbers from 1"),
+        (["--model", "lenet"], "error: Invalid value for '--model': 'lenet' is not one of"),
+        (["--model", "tiny", "--no-lrn"], "error: --no-lrn: model tiny has no such option; it goes with --model paper"),
+        (["--repetitions", "0"], "error: Invalid value for '--repetitions'"),
+        (["--device", "tpu"], "error: Invalid value for '--device'"),
+    ],
+)
+def test_bad_input_ends_in_one_line(arguments, message, monkeypatch, capsys):
+    assert_refused(arguments, message, monkeypatch, capsys)
+
+
+def test_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr("npconvnet.backend.why_no_gpu", lambda: "there is none")
+    assert_refused(["--device", "gpu"], "error: no GPU can be used: there is none", monkeypatch, capsys)
+
+
+def test_without_pytorch(monkeypatch, capsys):
+    monkeypatch.setattr(train_step, "find_spec", lambda name: None)
+    message = "error: --against torch: PyTorch is not installed; run: pip install torch"
+    assert_refused(["--against", "torch"], message, monkeypatch, capsys)
+
+
+def assert_refused(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_step.py", *arguments])
+    with pytest.raises(SystemExit) as end:
+        run(train_step.main)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)

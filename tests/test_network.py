@@ -1,0 +1,523 @@
+"""The network: what goes forward and back between the layers, and what does not."""
+
+import weakref
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from npconvnet import kernels
+from npconvnet.layers import (
+    LRN,
+    Add,
+    AveragePool2d,
+    Concatenate,
+    Conv2d,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool2d,
+    ReLU,
+)
+from npconvnet.models import MODELS
+from npconvnet.network import INPUT, Network
+from npconvnet.preprocessing import Preprocessing
+from tests.conftest import Numbers, assert_close, assert_is_gradient, distinct
+
+RULES = ("gradient", "deconvnet", "guided")
+
+
+def table(rows: Any, size: int = 1) -> Network:
+    return Network("test", rows, Preprocessing(resize=size, crop=size))
+
+
+def branching(rng: np.random.Generator) -> Network:
+    """A float64 network with a fire module and a skip connection over it, on 9×9 pixels."""
+    network = table(
+        [
+            ("conv1", Conv2d(3, 6, 3, padding=1)),
+            ("relu1", ReLU()),
+            ("norm1", LRN(size=3, alpha_per_element=0.1)),
+            ("pool1", MaxPool2d(3, stride=2, rounding="ceil")),
+            ("squeeze", Conv2d(6, 4, 1)),
+            ("squeeze_relu", ReLU()),
+            ("left", Conv2d(4, 3, 1), ("squeeze_relu",)),
+            ("left_relu", ReLU()),
+            ("right", Conv2d(4, 3, 3, padding=1), ("squeeze_relu",)),
+            ("right_relu", ReLU()),
+            ("fire", Concatenate(), ("left_relu", "right_relu")),
+            ("skip", Add(), ("fire", "pool1")),
+            ("pool2", AveragePool2d(2, stride=2)),
+            ("fc1", Linear(2 * 2 * 6, 8)),
+            ("fc1_relu", ReLU()),
+            ("drop", Dropout()),
+            ("fc2", Linear(8, 4)),
+        ],
+        size=9,
+    ).astype(np.float64)
+    for parameter in network.parameters.values():
+        parameter[...] = rng.standard_normal(parameter.shape) / np.sqrt(parameter[0].size)
+    return network
+
+
+@pytest.fixture
+def network(rng):
+    return branching(rng)
+
+
+@pytest.fixture
+def x(rng):
+    return distinct(rng, (2, 9, 9, 3))
+
+
+LAYERS = [node.name for node in branching(np.random.default_rng(0)).nodes]
+#: Those that every way from the image to the scores leads through.
+CUTS = ["conv1", "relu1", "norm1", "pool1", "skip", "pool2", "fc1", "fc1_relu", "drop"]
+
+
+def assert_same_bits(actual: dict[str, Numbers], expected: dict[str, Numbers]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+# -- the derivative --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", LAYERS)
+def test_dx_from_any_layer_is_the_derivative_of_its_activation(start, network, x, rng):
+    _, trace = network.forward(x)
+    dy = rng.standard_normal((2, *network.shapes[start]))
+    dx, _ = network.backward(trace, dy, start=start)
+    assert_is_gradient(lambda moved: network.forward(moved, until=start)[0], x, dx, dy)
+
+
+@pytest.mark.parametrize("name", branching(np.random.default_rng(0)).parameters)
+def test_parameter_gradients_are_derivatives(name, network, x, rng):
+    y, trace = network.forward(x)
+    dy = rng.standard_normal(y.shape)
+    _, gradients = network.backward(trace, dy)
+    before = network.parameters[name].copy()
+
+    def scores(parameter: Numbers) -> Numbers:
+        network.parameters[name][...] = parameter
+        y: Numbers = network.scores(x)
+        return y
+
+    assert_is_gradient(scores, before, gradients[name], dy)
+
+
+@pytest.mark.parametrize("stop", ["conv1", "squeeze", "left", "right", "fc1", "fc2"])
+def test_the_derivative_of_any_layer_sums_to_that_of_its_bias(stop, network, x, rng):
+    y, trace = network.forward(x)
+    dy = rng.standard_normal(y.shape)
+    _, gradients = network.backward(trace, dy)
+    d_stop, _ = network.backward(trace, dy, stop=stop)
+    assert d_stop.shape == (2, *network.shapes[stop])
+    assert_close(d_stop.reshape(-1, d_stop.shape[-1]).sum(axis=0), gradients[f"{stop}.bias"])
+
+
+@pytest.mark.parametrize("middle", CUTS)
+@pytest.mark.parametrize("relu_rule", RULES)
+def test_two_parts_of_the_way_make_the_whole(middle, relu_rule, network, x, rng):
+    y, trace = network.forward(x)
+    dy = rng.standard_normal(y.shape)
+    whole, gradients = network.backward(trace, dy, relu_rule=relu_rule)
+    d_middle, upper = network.backward(trace, dy, stop=middle, relu_rule=relu_rule)
+    dx, lower = network.backward(trace, d_middle, start=middle, relu_rule=relu_rule)
+    np.testing.assert_array_equal(dx, whole)
+    assert not upper.keys() & lower.keys()
+    assert_same_bits(upper | lower, gradients)
+
+
+def test_the_parts_of_a_concatenation_are_the_derivatives_of_its_branches(network, x, rng):
+    y, trace = network.forward(x)
+    dy = rng.standard_normal(y.shape)
+    d_fire, _ = network.backward(trace, dy, stop="fire")
+    for branch, part in zip(("left_relu", "right_relu"), np.split(d_fire, 2, axis=-1), strict=True):
+        np.testing.assert_array_equal(network.backward(trace, dy, stop=branch)[0], part)
+
+
+def test_stopping_where_it_starts_gives_dy_back(network, x, rng):
+    _, trace = network.forward(x)
+    dy = rng.standard_normal((2, *network.shapes["fire"]))
+    dx, gradients = network.backward(trace, dy, start="fire", stop="fire")
+    np.testing.assert_array_equal(dx, dy)
+    assert gradients == {}
+
+
+def test_only_the_parameters_between_have_gradients(network, x):
+    y, trace = network.forward(x)
+    _, gradients = network.backward(trace, np.ones_like(y), stop="left")
+    assert gradients.keys() == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    dy = np.ones((2, *network.shapes["left_relu"]))
+    _, gradients = network.backward(trace, dy, start="left_relu", stop="pool1")
+    assert gradients.keys() == {"squeeze.weight", "squeeze.bias", "left.weight", "left.bias"}
+
+
+def test_an_activation_that_is_read_twice_by_one_layer_counts_twice(rng):
+    network = table([("double", Add(), (INPUT, INPUT)), ("pair", Concatenate(), ("double", "double"))])
+    x, dy = distinct(rng, (1, 1, 1, 3)), distinct(rng, (1, 1, 1, 6))
+    y, trace = network.forward(x)
+    np.testing.assert_array_equal(y, np.concatenate([2 * x, 2 * x], axis=-1))
+    before = dy.copy()
+    dx, _ = network.backward(trace, dy)
+    np.testing.assert_array_equal(dx, 2 * (dy[..., :3] + dy[..., 3:]))
+    np.testing.assert_array_equal(dy, before)
+
+
+# -- nothing is written over -----------------------------------------------------------------------------------------
+
+
+def snapshot(saved: Any) -> Any:
+    """A deep copy of what a trace holds, as nested lists."""
+    if isinstance(saved, dict):
+        return {name: snapshot(value) for name, value in saved.items()}
+    if isinstance(saved, tuple | list):
+        return [snapshot(value) for value in saved]
+    return saved.tolist() if isinstance(saved, np.ndarray) else saved
+
+
+def test_a_trace_can_be_sent_back_as_often_as_one_likes(network, x, rng):
+    y, trace = network.forward(x, rng=np.random.default_rng(3), keep=["fire"])
+    dy = rng.standard_normal(y.shape)
+    before = snapshot(trace.saved), snapshot(trace.kept), dy.copy(), x.copy()
+    for rule in (*RULES, *RULES):
+        dx, gradients = network.backward(trace, dy, relu_rule=rule)
+        _, fresh_trace = network.forward(x, rng=np.random.default_rng(3))
+        expected_dx, expected = network.backward(fresh_trace, dy, relu_rule=rule)
+        np.testing.assert_array_equal(dx, expected_dx)
+        assert_same_bits(gradients, expected)
+    assert (snapshot(trace.saved), snapshot(trace.kept)) == before[:2]
+    np.testing.assert_array_equal(dy, before[2])
+    np.testing.assert_array_equal(x, before[3])
+
+
+# -- less work when less is asked for --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often each kernel was called."""
+    counted: Counter[str] = Counter()
+
+    def counting(name, kernel):
+        def run(*args, **kwargs):
+            counted[name] += 1
+            return kernel(*args, **kwargs)
+
+        return run
+
+    for name, kernel in vars(kernels).copy().items():
+        if name.endswith(("_forward", "_backward", "_input", "_filters", "_weights")):
+            monkeypatch.setattr(kernels, name, counting(name, kernel))
+    return counted
+
+
+def test_saliency_computes_no_parameter_gradients(network, x, calls):
+    y, trace = network.forward(x)
+    whole, _ = network.backward(trace, np.ones_like(y))
+    calls.clear()
+    dx, gradients = network.backward(trace, np.ones_like(y), parameter_gradients=False)
+    assert gradients == {}
+    np.testing.assert_array_equal(dx, whole)
+    assert calls["conv2d_backward_filters"] == calls["linear_backward_weights"] == calls["bias_backward"] == 0
+    assert (calls["conv2d_backward_input"], calls["linear_backward_input"]) == (4, 2)
+
+
+def test_training_computes_no_derivative_of_the_image(network, x, calls):
+    y, trace = network.forward(x)
+    _, whole = network.backward(trace, np.ones_like(y))
+    assert calls["conv2d_backward_input"] == 4
+    calls.clear()
+    dx, gradients = network.backward(trace, np.ones_like(y), input_gradient=False)
+    assert dx is None
+    assert_same_bits(gradients, whole)
+    assert (calls["conv2d_backward_input"], calls["conv2d_backward_filters"]) == (3, 4)
+
+
+def test_branches_that_lead_nowhere_are_skipped(network, x, calls):
+    y, trace = network.forward(x)
+    calls.clear()
+    network.backward(trace, np.ones_like(y), stop="left_relu", parameter_gradients=False)
+    assert calls["conv2d_backward_input"] == calls["relu_backward"] - 1 == 0  # no layer below `fire`: one ReLU, fc1's
+    calls.clear()
+    network.backward(trace, np.ones_like(y), stop="squeeze", parameter_gradients=False)
+    assert (calls["conv2d_backward_input"], calls["lrn_backward"]) == (2, 0)
+
+
+def test_nothing_is_done_when_nothing_is_asked_for(network, x, calls):
+    y, trace = network.forward(x)
+    calls.clear()
+    asked = {"input_gradient": False, "parameter_gradients": False}
+    assert network.backward(trace, np.ones_like(y), stop="fc2", start="fc2", **asked) == (None, {})
+    assert network.backward(trace, np.ones_like(y), stop="drop", **asked) == (None, {})
+    assert not calls
+
+
+def test_a_forward_stops_where_it_is_told_to(network, x, calls):
+    y, trace = network.forward(x, until="squeeze")
+    assert calls["conv2d_forward"] == 2
+    assert calls["linear_forward"] == 0
+    np.testing.assert_array_equal(network.forward(x, keep=["squeeze"])[1].kept["squeeze"], y)
+    dx, gradients = network.backward(trace, np.ones_like(y))
+    assert dx.shape == x.shape
+    assert gradients.keys() == {"conv1.weight", "conv1.bias", "squeeze.weight", "squeeze.bias"}
+
+
+def test_activations_are_kept_on_request(network, x):
+    _, trace = network.forward(x, keep=[INPUT, *LAYERS])
+    assert trace.kept.keys() == {INPUT, *LAYERS}
+    for name, activation in trace.kept.items():
+        np.testing.assert_array_equal(activation, network.forward(x, until=name)[0])
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Witness(Layer):
+    """x + 1; notes which of the outputs of all witnesses are still alive when it starts."""
+
+    def __init__(self, made: list[Any], alive: list[int], saves: bool) -> None:
+        super().__init__()
+        self.made, self.alive, self.saves = made, alive, saves
+
+    def output_shape(self, *x_shapes):
+        return x_shapes[0]
+
+    def forward(self, *xs, rng=None):
+        self.alive.append(sum(reference() is not None for reference in self.made))
+        y = xs[0] + 1
+        self.made.append(weakref.ref(y))
+        return y, xs[0] if self.saves else None
+
+    def backward(self, dy, saved, options=None):
+        return dy, {}
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_scores_lets_go_of_every_activation_that_no_later_layer_reads(saves):
+    made: list[Any] = []
+    alive: list[int] = []
+    rows: list[Any] = [(name, Witness(made, alive, saves)) for name in "abcde"]
+    network = table([*rows, ("skip", Add(), ("b", "e")), ("f", Witness(made, alive, saves))])
+    scores = network.scores(np.zeros((1, 1, 1, 3)))
+    assert scores.ravel().tolist() == [8, 8, 8]
+    assert alive == [0, 1, 1, 2, 2, 0]  # c only needs b; d and e need what is before them, and the skip needs b
+    assert sum(reference() is not None for reference in made) == 1
+
+
+def test_a_trace_holds_only_what_a_layer_saved():
+    made: list[Any] = []
+    alive: list[int] = []
+    rows = [(name, Witness(made, alive, saves=name == "c")) for name in "abcd"]
+    y, trace = table(rows).forward(np.zeros((1, 1, 1, 3)), keep=["a"])
+    assert [reference() is not None for reference in made] == [True, True, False, True]  # kept, saved by c, -, returned
+    del trace
+    assert [reference() is not None for reference in made] == [False, False, False, True]
+    assert y.ravel().tolist() == [4, 4, 4]
+
+
+# -- the three rules -------------------------------------------------------------------------------------------------
+
+
+def two_layers() -> Network:
+    """On one pixel: h = relu(W₁x), S = W₂h, with h of both signs and W₂ of both signs."""
+    network = table([("fc1", Linear(3, 4)), ("relu", ReLU()), ("fc2", Linear(4, 1))])
+    network.load(
+        {
+            "fc1.weight": np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, -1], [1, -1, 0]]),
+            "fc1.bias": np.zeros(4),
+            "fc2.weight": np.array([[2.0, -3, 5, -7]]),
+            "fc2.bias": np.zeros(1),
+        }
+    )
+    return network
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("gradient", [2, -3, 0]),  # x = (1, 2, 3) makes W₁x = (1, 2, −3, −1): 2·row 1 − 3·row 2
+        ("deconvnet", [2, 0, -5]),  # W₂ is positive at 1 and 3: 2·row 1 + 5·row 3
+        ("guided", [2, 0, 0]),  # both: 2·row 1
+    ],
+)
+def test_the_three_rules_by_hand(rule, expected):
+    network = two_layers()
+    y, trace = network.forward(np.array([1.0, 2, 3]).reshape(1, 1, 1, 3))
+    assert y.tolist() == [[2 * 1 - 3 * 2]]
+    dx, _ = network.backward(trace, np.ones((1, 1)), relu_rule=rule)
+    assert dx is not None
+    assert dx.ravel().tolist() == expected
+
+
+def test_the_rules_coincide_where_all_is_positive(network, x):
+    for parameter in network.parameters.values():
+        np.abs(parameter, out=parameter)
+    for node in network.nodes:
+        if isinstance(node.layer, LRN):
+            node.layer.alpha_per_element = 0.0  # its gradient has both signs
+    y, trace = network.forward(np.abs(x))
+    dxs = [network.backward(trace, np.ones_like(y), relu_rule=rule)[0] for rule in RULES]
+    assert dxs[0].any()
+    np.testing.assert_array_equal(dxs[1], dxs[0])
+    np.testing.assert_array_equal(dxs[2], dxs[0])
+
+
+def test_the_rules_differ_elsewhere(network, x, rng):
+    y, trace = network.forward(x)
+    dy = rng.standard_normal(y.shape)
+    dxs = [network.backward(trace, dy, relu_rule=rule)[0] for rule in RULES]
+    assert all((dxs[a] != dxs[b]).any() for a, b in [(0, 1), (0, 2), (1, 2)])
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+def losses(network: Network, images: Numbers, labels: Numbers, steps: int, rng: Any = None) -> list[float]:
+    """The loss before each of some steps of SGD on one batch."""
+    velocities = {name: np.zeros_like(parameter) for name, parameter in network.parameters.items()}
+    found = []
+    for _ in range(steps):
+        scores, trace = network.forward(images, rng=rng)
+        loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
+        d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
+        _, gradients = network.backward(trace, d_scores, input_gradient=False)
+        for name, parameter in network.parameters.items():
+            kernels.sgd_update(parameter, velocities[name], gradients[name], 0.05, 0.9, 0.0)
+        found.append(float(loss))
+    return found
+
+
+def test_one_batch_can_be_learnt_by_heart(network, rng):
+    history = losses(network, distinct(rng, (8, 9, 9, 3)), np.arange(8) % 4, steps=300)
+    assert history[0] > 1
+    assert history[-1] < 0.01
+
+
+def test_the_same_seed_gives_the_same_bits(rng):
+    images, labels = rng.standard_normal((4, 64, 64, 3), np.float32), np.arange(4)
+
+    def train(seed: int) -> tuple[Network, list[float]]:
+        network, own = MODELS["tiny"](), np.random.default_rng(seed)
+        network.initialize(own)
+        return network, losses(network, images, labels, steps=3, rng=own)
+
+    (first, history), (second, again), (other, _) = train(1), train(1), train(2)
+    assert history == again
+    assert_same_bits(first.parameters, second.parameters)
+    assert (first.parameters["fc8.weight"] != other.parameters["fc8.weight"]).any()
+
+
+def test_dropout_needs_a_generator(network, x):
+    y, trace = network.forward(x)
+    assert trace.saved["drop"] is None
+    np.testing.assert_array_equal(y, network.scores(x))
+    first, second = (network.forward(x, rng=np.random.default_rng(seed))[0] for seed in (1, 2))
+    assert (first != y).any()
+    assert (first != second).any()
+
+
+# -- parameters ------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_the_arrays_that_the_layers_compute_with(network, x):
+    network.parameters["fc2.bias"][...] += 1
+    before = network.scores(x)
+    network.parameters["fc2.bias"][...] -= 1
+    assert_close(network.scores(x), before - 1)
+
+
+def test_astype(network, x):
+    assert network.astype(np.float32) is network
+    assert {parameter.dtype for parameter in network.parameters.values()} == {np.dtype(np.float32)}
+    y, trace = network.forward(x.astype(np.float32))
+    dx, gradients = network.backward(trace, np.ones_like(y))
+    assert {array.dtype for array in (y, dx, *gradients.values())} == {np.dtype(np.float32)}
+
+
+def test_load_takes_over_every_parameter(network, x, rng):
+    other = branching(np.random.default_rng(9))
+    assert (other.scores(x) != network.scores(x)).any()
+    other.load(network.parameters)
+    np.testing.assert_array_equal(other.scores(x), network.scores(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("fc2.bias"), "test lacks the parameters fc2.bias \\(1 in all\\)"),
+        (lambda p: p.update(fc9=p["fc2.bias"]), "test has no parameters fc9 \\(1 in all\\)"),
+        (lambda p: p.update({"fc2.bias": np.zeros(5)}), "fc2.bias is \\(5,\\), and test wants \\(4,\\)"),
+    ],
+)
+def test_load_refuses_what_does_not_fit_and_changes_nothing(change, message, network, x):
+    before = network.scores(x)
+    parameters = {name: parameter + 1 for name, parameter in network.parameters.items()}
+    change(parameters)
+    with pytest.raises(ValueError, match=message):
+        network.load(parameters)
+    np.testing.assert_array_equal(network.scores(x), before)
+
+
+def test_preprocess_makes_one_batch_of_pictures_of_any_size(rng):
+    network = MODELS["tiny"]()
+    pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in [(80, 100), (64, 64), (300, 75)]]
+    images = network.preprocess(pictures)
+    assert (images.shape, images.dtype) == ((3, 64, 64, 3), np.dtype(np.float32))
+    assert network.preprocess(pictures, views=10).shape == (30, 64, 64, 3)
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [{"until": "fc9"}, {"keep": ["fc9"]}])
+def test_an_unknown_layer_is_named_beside_those_there_are(where, network, x):
+    with pytest.raises(ValueError, match=r"no layer 'fc9' in test; it has .*conv1, relu1, .*fc2$"):
+        network.forward(x, **where)
+
+
+@pytest.mark.parametrize("where", [{"start": "fc9"}, {"stop": "fc9"}])
+def test_an_unknown_layer_is_named_in_the_backward_too(where, network, x):
+    y, trace = network.forward(x)
+    with pytest.raises(ValueError, match=r"no layer 'fc9' in test; it has .*conv1, relu1, .*fc2$"):
+        network.backward(trace, np.ones_like(y), **where)
+
+
+def test_a_backward_cannot_start_behind_the_end_of_its_forward(network, x):
+    y, trace = network.forward(x, until="fire")
+    with pytest.raises(ValueError, match="the forward stopped at 'fire' and did not reach 'fc1'"):
+        network.backward(trace, np.ones_like(y), start="fc1")
+
+
+@pytest.mark.parametrize(("start", "stop"), [("conv1", "fc1"), ("left", "right")])
+def test_a_backward_cannot_stop_where_it_never_comes(start, stop, network, x):
+    _, trace = network.forward(x)
+    with pytest.raises(ValueError, match=f"'{start}' does not depend on '{stop}'"):
+        network.backward(trace, np.ones((2, *network.shapes[start])), start=start, stop=stop)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("fc", Linear(3, 2)), ("fc", Linear(2, 2))], "two rows are named 'fc'"),
+        ([("input", ReLU())], "two rows are named 'input'"),
+        ([("a", ReLU(), ("b",)), ("b", ReLU())], r"row 'a' reads \['b'\], which no earlier row makes"),
+        ([("a", ReLU(), ("a",))], r"row 'a' reads \['a'\], which no earlier row makes"),
+        ([("conv", Conv2d(4, 2, 1))], "row 'conv': the filters take 4 channels, the input has 3"),
+        ([("conv", Conv2d(3, 2, 3))], "row 'conv': a window of 3 pixels does not fit"),
+        ([("fc1", Linear(3, 2)), ("fc2", Linear(3, 2))], "row 'fc2': the layer takes 3 numbers"),
+        ([("conv", Conv2d(3, 2, 1)), ("add", Add(), ("conv", INPUT))], "row 'add': .* can't be added"),
+    ],
+)
+def test_a_table_that_does_not_fit_together_is_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        table(rows)
+
+
+def test_an_unknown_rule_is_refused(network, x):
+    y, trace = network.forward(x)
+    with pytest.raises(ValueError, match="no ReLU rule 'zeiler'"):
+        network.backward(trace, np.ones_like(y), relu_rule="zeiler")
