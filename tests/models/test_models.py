@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from npconvnet.layers import LRN, Layer, Linear, Dropout, MaxPool2d, ReLU
+from npconvnet.layers import LRN, Dropout, Layer, Linear, MaxPool2d, ReLU
 from npconvnet.models import MODELS
 from npconvnet.models.paper import paper
 from npconvnet.network import Network, Node, Trace
