@@ -207,7 +207,7 @@ class Network:
         return {f"{node.name}.{key}": value for node in self.nodes for key, value in node.layer.parameters.items()}
 
     def load(self, parameters: Mapping[str, Array]) -> None:
-        """Replaces every parameter; raises ValueError unless names and shapes are exactly those of the network."""
+        """Replaces every parameter by a copy; ValueError unless names and shapes are exactly those of the network."""
         own = self.parameters
         if missing := sorted(own.keys() - parameters.keys()):
             raise ValueError(f"{self.model} lacks the parameters {', '.join(missing[:3])} ({len(missing)} in all)")
@@ -216,7 +216,7 @@ class Network:
         for name, value in parameters.items():
             if own[name].shape != value.shape:
                 raise ValueError(f"{name} is {value.shape}, and {self.model} wants {own[name].shape}")
-        self._replace_parameters(lambda name, _: parameters[name])
+        self._replace_parameters(lambda name, _: parameters[name].copy())
 
     def astype(self, dtype: npt.DTypeLike) -> Network:
         """Converts the parameters in place, to float32 or float64, and returns the network."""

@@ -521,3 +521,11 @@ def test_an_unknown_rule_is_refused(network, x):
     y, trace = network.forward(x)
     with pytest.raises(ValueError, match="no ReLU rule 'zeiler'"):
         network.backward(trace, np.ones_like(y), relu_rule="zeiler")
+
+
+def test_load_copies_what_it_is_given(rng):
+    first, second = MODELS["tiny"](), MODELS["tiny"]()
+    first.initialize(rng)
+    second.load(first.parameters)
+    first.parameters["conv1.weight"][...] = 0
+    assert second.parameters["conv1.weight"].any()
