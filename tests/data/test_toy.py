@@ -94,7 +94,7 @@ def test_the_mask_is_every_pixel_that_the_object_touches(label, monkeypatch):
         drawn = []
         for colour in (60, 180):
             paint = np.full(3, colour, np.float32)
-            monkeypatch.setattr(toy, "_object_colours", lambda *_, paint=paint, **__: (paint, paint))
+            monkeypatch.setattr(toy_pictures, "_object_colours", lambda *_, paint=paint, **__: (paint, paint))
             drawn.append(draw_picture(label, np.random.default_rng(seed)))
         (dark, mask), (light, _) = drawn
         np.testing.assert_array_equal((dark != light).any(axis=2), mask)
