@@ -187,6 +187,7 @@ def main(context: click.Context, /, **given: Any) -> None:
                 f"{errors.top1:.2%}, top-5 error {errors.top5:.2%}  ({images / seconds:.0f} images/s)"
             )
             position.begin_epoch(epoch + 1)
+            position.top1, position.top5 = errors.top1, errors.top5
             if errors.top1 <= position.best_top1:
                 position.best_top1 = errors.top1
                 save_best(folder.path, network, position)
@@ -198,9 +199,8 @@ def main(context: click.Context, /, **given: Any) -> None:
             )
 
     # -- What came of it
-    last = [record for record in read_log(folder.path) if record["event"] == "epoch"][-1]
     click.echo(
-        f"final validation error: top-1 {last['top1_error']:.2%}, top-5 {last['top5_error']:.2%} "
+        f"final validation error: top-1 {position.top1:.2%}, top-5 {position.top5:.2%} "
         f"(best top-1 {position.best_top1:.2%}); curves, filters, log and checkpoints are in {folder.path}"
     )
     if unreadable := training.unreadable | validation.unreadable:

@@ -13,6 +13,7 @@ _HOMES = {
     "Preprocessing": "npconvnet.preprocessing",
     "Synset": "npconvnet.synsets",
     "bundled_network": "npconvnet.weights",
+    "classify_picture": "npconvnet.prediction",
     "load_network": "npconvnet.weights",
     "open_dataset": "npconvnet.data.ilsvrc",
     "read_image": "npconvnet.data.image",

@@ -39,6 +39,8 @@ def run(command: click.Command) -> NoReturn:
         _refuse(error.format_message())
     except InputError as error:
         _refuse(str(error))
+    except MemoryError as error:
+        _refuse(f"there is not enough memory ({error}); try a smaller --batch-size")
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(130)

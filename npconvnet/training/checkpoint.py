@@ -23,13 +23,16 @@ _VELOCITY = "velocity/"
 class Position:
     """Where a run stands: `step` batches done in all, `batch` of them in `epoch`, which counts from 0.
 
-    `best_top1` is the lowest top-1 validation error so far; the losses are of the epoch that is under way.
+    `top1` and `top5` are the last validation errors, `best_top1` the lowest so far (shares, 0 to 1); the losses are of
+    the epoch that is under way.
     """
 
     seed: int
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    top1: float = 1.0
+    top5: float = 1.0
     best_top1: float = 1.0
     last_loss: float = 0.0
     summed_loss: float = 0.0

@@ -34,8 +34,6 @@ class Log:
 
     def cut(self, step: int, epochs: int) -> None:
         """Drops what was recorded after `step` steps and `epochs` epochs: a resumed run writes it again."""
-        if not self.path.exists():
-            return
         kept = [
             json.dumps(record, ensure_ascii=False) + "\n"
             for record in read_log(self.path.parent)
@@ -45,13 +43,15 @@ class Log:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run; a last line that was cut off by a crash is left out."""
-    records = []
-    for line in (folder / NAME).read_text(encoding="utf-8").splitlines():
+    """The records of a run; lines that a crash cut off or damaged are left out."""
+    path, records = folder / NAME, []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(record, dict) and {"event", "step"} <= record.keys():
+            records.append(record)
     return records
 
 

@@ -50,11 +50,14 @@ class RunFolder:
         """The folder of a run that has begun; raises InputError where there is none."""
         file = path / _CONFIGURATION
         try:
-            return cls(path, json.loads(file.read_text(encoding="utf-8")))
+            configuration = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path} holds no run to resume ({file.name}: {error.strerror})") from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise InputError(f"{file}: damaged ({error}); start afresh with another --output") from error
+        if not isinstance(configuration, dict) or not {"options", "data", "colours"} <= configuration.keys():
+            raise InputError(f"{file}: not the configuration of a run; start afresh with another --output")
+        return cls(path, configuration)
 
     def create(self, options: dict[str, Any], dataset: Dataset, colours: ColourStatistics) -> None:
         """Makes the folder and writes the configuration: options, data, colours, command and versions."""
