@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import platform
 import resource
 import statistics
@@ -40,6 +39,7 @@ from npconvnet.cli import run
 from npconvnet.errors import InputError
 from npconvnet.models import MODELS
 from npconvnet.network import Network
+from npconvnet.parallel import blas_threads
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.schedule import BIAS_RATE
 from npconvnet.training.step import loss_and_gradients
@@ -232,7 +232,7 @@ def versions(against_torch: bool) -> dict[str, Any]:
         "blas": f"{blas['name']} {blas['version']}",
         "torch": version("torch") if against_torch else None,
         "cpu": _cpu_model(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),  # both take all the cores
+        "threads": blas_threads(),
     }
 
 

@@ -40,7 +40,7 @@ def run(command: click.Command) -> NoReturn:
     except InputError as error:
         _refuse(str(error))
     except MemoryError as error:
-        _refuse(f"there is not enough memory ({error}); try a smaller --batch-size")
+        _refuse(f"there is not enough memory ({error}); try smaller batches")
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -117,7 +117,10 @@ def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views
     from npconvnet.training.evaluation import labelled_for
 
     network = _network(checkpoint, device)
-    examples = labelled_for(network, open_dataset(data))
+    dataset = open_dataset(data)
+    if dataset.note:
+        click.echo(dataset.note, err=True)
+    examples = labelled_for(network, dataset)
     loader = Loader(examples, network.preprocessing.resize, max(1, batch_size // views))
     batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False)
     errors = measure(network, batches, views)

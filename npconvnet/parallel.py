@@ -2,14 +2,14 @@
 
 NumPy runs most of its operations on one core, and only its matrix products on several. Halving the batch instead gives
 every operation two cores, and no matrix product waits for a thread that another program has pushed aside. There are
-always two halves, so the numbers are the same whether one core works on them or many.
+always two halves, on one core too. How BLAS rounds depends on its own number of threads, which is half of what it was
+allowed before: 1 on two cores.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -29,9 +29,16 @@ def in_halves(function: Callable[..., R], *arrays: Array) -> list[R]:
     if is_on_gpu(arrays[0]) or count < 2:
         return [function(0, *arrays)]
     cuts = (slice(0, count // 2), slice(count // 2, count))
-    with _blas().limit(limits=max(1, (os.cpu_count() or 1) // 2), user_api="blas"):
+    with _blas().limit(limits=max(1, blas_threads() // 2), user_api="blas"):
         futures = [_pool().submit(function, half, *(a[cut] for a in arrays)) for half, cut in enumerate(cuts)]
+        wait(futures)  # neither may go on after the limit is lifted
         return [future.result() for future in futures]
+
+
+@cache
+def blas_threads() -> int:
+    """The threads that BLAS may use, by the machine, the process's cores and the environment, when first asked."""
+    return max((library["num_threads"] for library in _blas().info() if library["user_api"] == "blas"), default=1)
 
 
 @cache

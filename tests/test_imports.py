@@ -65,6 +65,14 @@ def test_imports_run_downward(module, path):
             assert target[1] == home[1] or target[0] < home[0], f"{module} imports upward or sideways: {name}"
 
 
+@pytest.mark.parametrize("path", [ROOT / "train_imagenet.py", *sorted((ROOT / "bench").glob("*.py"))], ids=str)
+def test_scripts_stand_above_the_package(path):
+    """They import what they like, and nothing in the package imports them."""
+    assert all(room(name) for name in imported(path) if name.startswith("npconvnet."))
+    above = {path.stem, "bench"}
+    assert not [module for module, source in modules() if above & {name.split(".")[0] for name in imported(source)}]
+
+
 def test_only_backend_imports_cupy():
     naming = [path.name for _, path in modules() if "cupy" in {name.split(".")[0] for name in imported(path)}]
     assert naming == []

@@ -97,18 +97,43 @@ def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(toy, finished, 
     folder = tmp_path / "killed"
     process = subprocess.Popen(small(toy, folder, "--checkpoint-every", 2), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (folder / "previous.safetensors").exists():  # it is there once step 4 of 7 has been kept
+    previous = folder / "previous.safetensors"
+    while not (previous.exists() and 0 < read_file(previous)[1]["position"]["batch"] < 7):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    _, header = read_file(folder / "previous.safetensors")
-    assert header["position"]["batch"] > 0
+    assert not (folder / "best.safetensors").exists()  # it was the first of the two epochs
 
     done = run(command("--resume", folder))
     assert done.returncode == 0, done.stderr
     assert_same_weights(finished[0], folder)
+    assert read_log_without_speed(folder) == read_log_without_speed(finished[0])
+
+
+#: Runs the trainer, and kills it where it would first use the name.
+KILLED_AT = """
+import os, signal, sys
+sys.path.insert(0, {folder!r})
+import train_imagenet
+from npconvnet.cli import run
+train_imagenet.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+run(train_imagenet.main)
+"""
+
+
+@pytest.mark.parametrize("name", ["Log", "evaluate", "save_best", "draw_filters"])
+def test_killed_at_an_awkward_moment_and_resumed_ends_with_the_same_files(toy, finished, tmp_path, name):
+    """Before the first step, in the validation, before the best weights are written, and between two pictures."""
+    folder = tmp_path / "killed"
+    code = KILLED_AT.format(folder=str(SCRIPT.parent), name=name)
+    killed = run([sys.executable, "-c", code, *small(toy, folder)[2:]])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = run(command("--resume", folder))
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(finished[0], folder)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in finished[0].iterdir()}
     assert read_log_without_speed(folder) == read_log_without_speed(finished[0])
 
 
@@ -119,7 +144,7 @@ def read_log_without_speed(folder):
 def test_stopped_by_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(toy, finished, tmp_path):
     folder = tmp_path / "stopped"
     process = subprocess.Popen(small(toy, folder), stderr=subprocess.PIPE, text=True)
-    while not (folder / "log.jsonl").exists():  # a record at step 10, in the second epoch
+    while not read_log(folder):  # the first record is made at step 10, in the second epoch, or after the first
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)

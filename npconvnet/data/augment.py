@@ -7,7 +7,7 @@ The pixels are changed by kernels/cpu/augment.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,10 +32,16 @@ class ColourStatistics:
     covariance: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, squares: list[Picture]) -> ColourStatistics:
-        """Measured on pictures (H, W, 3)."""
-        pixels = np.concatenate([square.reshape(-1, 3) for square in squares]).astype(np.float64)
-        return cls(pixels.mean(axis=0), np.cov(pixels, rowvar=False))
+    def of(cls, squares: Iterable[Picture]) -> ColourStatistics:
+        """Measured on one or more pictures (H, W, 3), one at a time."""
+        count, total, products = 0, np.zeros(3), np.zeros((3, 3))
+        for square in squares:
+            pixels = square.reshape(-1, 3).astype(np.float64)
+            count += len(pixels)
+            total += pixels.sum(axis=0)
+            products += pixels.T @ pixels
+        mean = total / count
+        return cls(mean, products / count - np.outer(mean, mean))
 
     @property
     def std(self) -> npt.NDArray[np.float64]:

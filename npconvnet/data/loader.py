@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -70,10 +71,11 @@ class Loader:
         numbers = np.linspace(0, len(self.examples) - 1, count).astype(int)
         bar = tqdm(numbers, desc="colour statistics", unit="image", leave=False)
         with ThreadPoolExecutor(WORKERS) as pool:
-            squares = [square for square in pool.map(self._square, bar) if square is not None]
-        if not squares:
-            raise InputError(f"not one of the training images can be read ({next(iter(self.unreadable.values()))})")
-        return ColourStatistics.of(squares)
+            squares = (square for square in pool.map(self._square, bar) if square is not None)
+            first = next(squares, None)
+            if first is None:
+                raise InputError(f"not one of the training images can be read ({next(iter(self.unreadable.values()))})")
+            return ColourStatistics.of(chain([first], squares))
 
     def _batches(self, order: npt.NDArray[np.int64]) -> Iterator[Batch]:
         pieces = iter([order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)])

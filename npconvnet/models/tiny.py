@@ -8,8 +8,7 @@ from npconvnet.preprocessing import Preprocessing
 def tiny(classes: int = 10) -> Network:
     """The network on 64×64 RGB, cropped from 73×73 as the paper's 224×224 is from 256×256.
 
-    Its layers are narrow, so dropout is scaled down with them: at 0.5, twelve epochs leave a third
-    of the toy set wrong.
+    Its layers are narrow, so dropout is scaled down with them.
     """
     return Network(
         "tiny",

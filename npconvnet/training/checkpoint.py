@@ -6,7 +6,7 @@ state is the seed and that position: every generator is made from them (npconvne
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from npconvnet.backend import array_module, to_device
@@ -16,6 +16,8 @@ from npconvnet.training.optimizer import SGD
 from npconvnet.weights import read_file, save_network
 
 LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+#: A whole checkpoint that is about to become the last.
+_NEXT = "next.safetensors"
 _VELOCITY = "velocity/"
 
 
@@ -24,7 +26,7 @@ class Position:
     """Where a run stands: `step` batches done in all, `batch` of them in `epoch`, which counts from 0.
 
     `top1` and `top5` are the last validation errors, `best_top1` the lowest so far (shares, 0 to 1); the losses are of
-    the epoch that is under way.
+    the epoch that is under way; `unreadable` names the pictures skipped so far, with the reason.
     """
 
     seed: int
@@ -37,6 +39,7 @@ class Position:
     last_loss: float = 0.0
     summed_loss: float = 0.0
     images: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean_loss(self) -> float:
@@ -60,22 +63,19 @@ def save_checkpoint(folder: Path, network: Network, optimizer: SGD, position: Po
     Raises InputError where it can't be written, and where a parameter is no longer finite; the earlier checkpoints
     are then as they were.
     """
-    _require_finite(network, position)
-    last, fresh = folder / LAST, folder / f"new-{LAST}"
+    require_finite(network, position)
     velocities = {_VELOCITY + name: velocity for name, velocity in optimizer.velocities.items()}
-    save_network(fresh, network, velocities, position=asdict(position))
-    if last.exists():
-        last.replace(folder / PREVIOUS)
-    fresh.replace(last)
+    save_network(folder / _NEXT, network, velocities, position=asdict(position))
+    _rotate(folder)
 
 
 def save_best(folder: Path, network: Network, position: Position) -> None:
     """Writes `best.safetensors`, to be used and not to be resumed from; raises InputError as `save_checkpoint` does."""
-    _require_finite(network, position)
+    require_finite(network, position)
     save_network(folder / BEST, network, position=asdict(position))
 
 
-def _require_finite(network: Network, position: Position) -> None:
+def require_finite(network: Network, position: Position) -> None:
     """Raises InputError where a parameter is NaN or infinite."""
     for name, parameter in network.parameters.items():
         if not array_module(parameter).isfinite(parameter).all():
@@ -96,6 +96,7 @@ def load_checkpoint(folder: Path, network: Network, optimizer: SGD) -> tuple[Pos
     Returns where the run stands and a line for each damaged checkpoint that was passed over. Raises InputError where
     there is none, where none is whole, or where it is not of this network.
     """
+    _rotate(folder)
     present = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
     if not present:
         raise InputError(f"{folder}: no checkpoint to resume from; start afresh with another --output")
@@ -105,7 +106,22 @@ def load_checkpoint(folder: Path, network: Network, optimizer: SGD) -> tuple[Pos
             return _read(path, network, optimizer), refused
         except InputError as error:
             refused.append(str(error))
+            path.replace(path.with_suffix(".damaged"))  # or it would take the place of a whole one at the next save
     raise InputError(f"no whole checkpoint is left in {folder}: {'; '.join(refused)}")
+
+
+def _rotate(folder: Path) -> None:
+    """Lets `next` become `last` and `last` become `previous`; finishes it where a crash came between the two."""
+    following, last = folder / _NEXT, folder / LAST
+    try:
+        if following.exists() and last.exists():
+            last.replace(folder / PREVIOUS)
+        if following.exists():
+            following.replace(last)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: a checkpoint cannot be renamed ({error.strerror}); is the folder writable?"
+        ) from error
 
 
 def _read(path: Path, network: Network, optimizer: SGD) -> Position:

@@ -16,9 +16,11 @@ NAME = "log.jsonl"
 class Log:
     """Appends records to `folder`/log.jsonl. Records have an "event" and a "step"; numbers in them become curves."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int = 0, epochs: int = 0) -> None:
+        """Goes on after `step` steps and `epochs` epochs: what was recorded later will be recorded again."""
         self.path = folder / NAME
-        self._events = _event_writer(folder)
+        self._cut(step, epochs)
+        self._events = _event_writer(folder, step + 1)
 
     def write(self, event: str, step: int, **fields: Any) -> None:
         """Adds one record; raises InputError where it can't be written."""
@@ -32,14 +34,15 @@ class Log:
                 if isinstance(value, int | float):
                     self._events.add_scalar(f"{event}/{name}", value, step)
 
-    def cut(self, step: int, epochs: int) -> None:
-        """Drops what was recorded after `step` steps and `epochs` epochs: a resumed run writes it again."""
-        kept = [
-            json.dumps(record, ensure_ascii=False) + "\n"
-            for record in read_log(self.path.parent)
-            if record["step"] <= step and (record["event"] != "epoch" or record["epoch"] <= epochs)
-        ]
-        self.path.write_text("".join(kept), encoding="utf-8")
+    def _cut(self, step: int, epochs: int) -> None:
+        records = read_log(self.path.parent)
+        kept = [r for r in records if r["step"] <= step and (r["event"] != "epoch" or r["epoch"] <= epochs)]
+        temporary = self.path.with_name(f".{NAME}.tmp")
+        try:
+            temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
+            temporary.replace(self.path)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -55,11 +58,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _event_writer(folder: Path) -> Any:
+def _event_writer(folder: Path, first_step: int) -> Any:
     if importlib.util.find_spec("tensorboardX") is None:
         return None
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
     atexit.register(writer.close)  # events that wait in its queue are written, however the run ends
     return writer

@@ -17,6 +17,7 @@ import numpy as np
 from npconvnet.data.augment import ColourStatistics
 from npconvnet.data.ilsvrc import Dataset
 from npconvnet.errors import InputError
+from npconvnet.training.log import NAME as LOG_NAME
 
 _CONFIGURATION = "configuration.json"
 
@@ -40,9 +41,9 @@ class RunFolder:
         if path is None:
             path = Path("runs") / f"{model or 'npconvnet'}-{datetime.now():%Y%m%d-%H%M%S}"
         if (path / _CONFIGURATION).exists():
-            raise InputError(
-                f"{path} already holds a run; go on with it by --resume {path}, or choose another --output"
-            )
+            raise InputError(_holds_a_run(path))
+        if (path / LOG_NAME).exists() or any(path.glob("*.safetensors")):
+            raise InputError(f"{path} holds a log or weights of something else; choose another --output")
         return cls(path, {})
 
     @classmethod
@@ -71,7 +72,13 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             text = json.dumps(self.configuration, indent=2, ensure_ascii=False)
-            (self.path / _CONFIGURATION).write_text(text, encoding="utf-8")
+            # "x": of two runs that begin at once, one gets the folder.
+            with (self.path / _CONFIGURATION).open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
+            if not self.path.is_dir():
+                raise InputError(f"{self.path} is a file; choose another --output") from error
+            raise InputError(_holds_a_run(self.path)) from error
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --output") from error
 
@@ -96,6 +103,10 @@ class RunFolder:
         if (now := _fingerprint(dataset)) != (then := self.configuration["data"]):
             differing = [key for key in then if then[key] != now[key]]
             raise InputError(f"{dataset.root} is not the data set of the run in {self.path}: {differing} differ")
+
+
+def _holds_a_run(path: Path) -> str:
+    return f"{path} already holds a run; go on with it by --resume {path}, or choose another --output"
 
 
 def _fingerprint(dataset: Dataset) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def write_file(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> None:
     """
     text = json.dumps(header, ensure_ascii=False)
     contents = save(tensors, {"npconvnet": text, "sha256": _checksum(tensors, text)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(contents)
@@ -113,7 +113,10 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
         raise InputError(f"{path}: a safetensors file, but not one that npconvnet wrote (it has no npconvnet header)")
     if metadata["sha256"] != _checksum(tensors, metadata["npconvnet"]):
         raise InputError(f"{path}: damaged (its checksum does not match its contents)")
-    header: dict[str, Any] = json.loads(metadata["npconvnet"])
+    try:
+        header: dict[str, Any] = json.loads(metadata["npconvnet"])
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: its header is not JSON ({error})") from error
     return tensors, header
 
 

@@ -57,7 +57,7 @@ def test_colour_statistics():
     pixels = np.clip(rng.normal([100, 120, 140], [30, 20, 10], (50, 50, 3)), 0, 255).astype(np.uint8)
     statistics = ColourStatistics.of([pixels[:25], pixels[25:]])
     np.testing.assert_allclose(statistics.mean, pixels.reshape(-1, 3).mean(axis=0))
-    np.testing.assert_allclose(statistics.std, pixels.reshape(-1, 3).std(axis=0, ddof=1))
+    np.testing.assert_allclose(statistics.std, pixels.reshape(-1, 3).std(axis=0))
     np.testing.assert_allclose(statistics.components @ statistics.components.T, statistics.covariance, atol=1e-9)
     normalised = statistics.normalising(PREPROCESSING)
     assert normalised.mean == tuple(statistics.mean)

@@ -75,6 +75,30 @@ def test_damaged_one_is_passed_over(tmp_path, damage):
     assert "damaged" in refused[0]
 
 
+def test_damaged_one_never_takes_the_place_of_a_whole_one(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / LAST).write_bytes(b"damaged")
+    network, optimizer = trained(9)
+    position, _ = load_checkpoint(tmp_path, network, optimizer)
+    save_checkpoint(tmp_path, network, optimizer, position)
+    (tmp_path / LAST).unlink()
+    assert load_checkpoint(tmp_path, *trained(8))[0].step == 1
+
+
+@pytest.mark.parametrize("also_last", [True, False])
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path, also_last):
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    (tmp_path / LAST).rename(tmp_path / "next.safetensors")
+    if also_last:
+        (tmp_path / PREVIOUS).rename(tmp_path / LAST)
+    assert load_checkpoint(tmp_path, *trained(9))[0].step == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    (tmp_path / LAST).unlink()
+    assert load_checkpoint(tmp_path, *trained(9))[0].step == 2
+
+
 def test_nothing_whole_is_left(tmp_path):
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         load_checkpoint(tmp_path, *trained(1))

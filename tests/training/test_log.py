@@ -23,7 +23,7 @@ def test_cut_drops_what_will_be_written_again(tmp_path):
         log.write("step", step, loss=1.0)
     log.write("epoch", 30, epoch=1)
     log.write("step", 40, loss=1.0)
-    log.cut(step=30, epochs=0)
+    Log(tmp_path, step=30, epochs=0)
     assert [(r["event"], r["step"]) for r in read_log(tmp_path)] == [("step", 10), ("step", 20), ("step", 30)]
 
 
@@ -31,7 +31,7 @@ def test_cut_keeps_finished_epochs(tmp_path):
     log = Log(tmp_path)
     log.write("epoch", 30, epoch=1)
     log.write("step", 40, loss=1.0)
-    log.cut(step=30, epochs=1)
+    Log(tmp_path, step=30, epochs=1)
     assert [r["event"] for r in read_log(tmp_path)] == ["epoch"]
 
 
@@ -41,7 +41,7 @@ def test_torn_last_line_is_left_out(tmp_path):
     with (tmp_path / NAME).open("a") as file:
         file.write('{"event": "st')
     assert len(read_log(tmp_path)) == 1
-    log.cut(step=10, epochs=0)
+    log = Log(tmp_path, step=10, epochs=0)
     log.write("step", 20, loss=1.0)
     assert [r["step"] for r in read_log(tmp_path)] == [10, 20]
 
