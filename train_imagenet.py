@@ -55,6 +55,12 @@ LOG_EVERY = 10
 FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
 
 
+def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not np.isfinite(value):
+        raise click.BadParameter(f"{value} is not a finite number", param=option)
+    return value
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--data", type=click.Path(path_type=Path), help="ILSVRC in any layout, or a folder of class folders.")
 @device_option
@@ -66,10 +72,11 @@ FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
-    help=f"At the start of the schedule.  [default: {IMAGENET.learning_rate}; tiny {TOY.learning_rate}]",
+    callback=_finite,
+    help=f"The highest, after the warm-up.  [default: {IMAGENET.learning_rate}; tiny {TOY.learning_rate}]",
 )
-@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=IMAGENET.momentum)
-@click.option("--weight-decay", type=click.FloatRange(0), default=IMAGENET.weight_decay)
+@click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=IMAGENET.momentum, callback=_finite)
+@click.option("--weight-decay", type=click.FloatRange(0), default=IMAGENET.weight_decay, callback=_finite)
 @click.option("--crop/--no-crop", default=True, help="Random crops.")
 @click.option("--reflect/--no-reflect", default=True, help="Random reflections.")
 @click.option("--colour/--no-colour", default=True, help="Colour noise along the principal components of RGB.")
@@ -82,9 +89,13 @@ FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
 def main(context: click.Context, /, **given: Any) -> None:
     """Train a network, or go on with a run that was interrupted."""
     # -- Options: as given, or those of the run that is resumed
-    folder = RunFolder.resume(given["resume"]) if given["resume"] else RunFolder.choose(given["output"], given["model"])
     explicit = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options = _resumed(folder, given, explicit) if given["resume"] else _completed(given, explicit)
+    if given["resume"]:
+        folder = RunFolder.resume(given["resume"])
+        options = _resumed(folder, given, explicit)
+    else:
+        options = _completed(given, explicit)
+        folder = RunFolder.choose(given["output"], options["model"])
     device = resolve_device(options["device"])
 
     # -- Data: real pictures, or the toy set, made once

@@ -53,9 +53,7 @@ def why_no_gpu() -> str | None:
         cupy = _import_cupy()
     except Exception as error:  # a CUDA library that is missing or broken raises nearly anything at import
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return (
-                "cupy is not installed; run: pip install 'npconvnet[gpu]' (for older drivers: pip install cupy-cuda12x)"
-            )
+            return "cupy is not installed; run: pip install cupy-cuda13x (for older drivers: cupy-cuda12x)"
         return f"cupy does not load ({_first_line(error)}); reinstall it to match your driver"
     try:
         count = cupy.cuda.runtime.getDeviceCount()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
 from functools import cache
 from typing import TypeVar
 
@@ -30,7 +31,10 @@ def in_halves(function: Callable[..., R], *arrays: Array) -> list[R]:
         return [function(0, *arrays)]
     cuts = (slice(0, count // 2), slice(count // 2, count))
     with _blas().limit(limits=max(1, blas_threads() // 2), user_api="blas"):
-        futures = [_pool().submit(function, half, *(a[cut] for a in arrays)) for half, cut in enumerate(cuts)]
+        futures = [
+            _pool().submit(copy_context().run, function, half, *(a[cut] for a in arrays))  # keeps np.errstate
+            for half, cut in enumerate(cuts)
+        ]
         wait(futures)  # neither may go on after the limit is lifted
         return [future.result() for future in futures]
 

@@ -37,7 +37,7 @@ def raising(error):
 
 TWO_LINES = "libnvrtc.so.13: cannot open shared object file\n  (please reinstall CuPy)"
 WITHOUT_A_GPU = {
-    "not installed": (no_cupy, r"cupy is not installed; run: pip install 'npconvnet\[gpu\]'"),
+    "not installed": (no_cupy, r"cupy is not installed; run: pip install cupy-cuda13x"),
     "does not load": (
         lambda patch: unloadable_cupy(patch, ImportError(TWO_LINES)),
         r"cupy does not load \(libnvrtc.so.13: cannot open shared object file\); reinstall it",

@@ -41,10 +41,11 @@ def run(arguments, **options):
 
 
 def refused(arguments):
-    """The line that a bad call prints last, after checking that no traceback does."""
+    """The line that a bad call prints last, after checking that no traceback and no warning does."""
     done = run(arguments)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
     return done.stderr.strip().splitlines()[-1]
 
 
@@ -266,3 +267,27 @@ def test_without_data_the_first_line_says_that_the_toy_set_is_used(tmp_path):
     process.communicate()
     assert "toy set" in line
     assert str(tmp_path / "npconvnet" / "toy") in line
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "mine.safetensors"])
+def test_an_output_folder_that_holds_something_else_is_left_alone(toy, tmp_path, name):
+    (tmp_path / name).write_text("keep me")
+    assert "choose another --output" in refused(small(toy, tmp_path))
+    assert (tmp_path / name).read_text() == "keep me"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"options": {}}', "\x00\xff"])
+def test_damaged_configuration(tmp_path, text):
+    (tmp_path / "configuration.json").write_text(text, encoding="latin-1")
+    assert "configuration" in refused(command("--resume", tmp_path))
+
+
+@pytest.mark.parametrize("option", ["--learning-rate", "--momentum", "--weight-decay"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_rates_that_are_no_numbers(toy, tmp_path, option, value):
+    assert option in refused(small(toy, tmp_path / "run", option, value))
+
+
+def test_output_name_that_is_too_long(toy, tmp_path):
+    assert "choose another --output" in refused(small(toy, tmp_path / ("x" * 300)))

@@ -27,6 +27,8 @@ BATCHES_AHEAD = 4
 CACHE_BYTES = 2**30
 #: Pictures that the colour statistics are measured on.
 STATISTICS_SAMPLE = 1000
+#: So many unreadable pictures are named as they are met; all of them are in `Loader.unreadable`.
+UNREADABLE_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ class Loader:
         except InputError as error:
             if example.name not in self.unreadable:
                 self.unreadable[example.name] = str(error)
-                tqdm.write(f"skipped: {error}", file=sys.stderr)
+                if len(self.unreadable) <= UNREADABLE_SHOWN:
+                    tqdm.write(f"skipped: {error}", file=sys.stderr)
             return None
         if len(self._cache) < self._cache_limit:
             self._cache[number] = square

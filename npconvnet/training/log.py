@@ -11,6 +11,12 @@ from typing import Any
 from npconvnet.errors import InputError
 
 NAME = "log.jsonl"
+#: What a record of each event has at least.
+_FIELDS = {
+    "step": {"step", "loss"},
+    "epoch": {"step", "epoch", "training_loss", "validation_loss", "top1_error", "top5_error"},
+    "other": {"event", "step"},
+}
 
 
 class Log:
@@ -48,12 +54,12 @@ class Log:
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The records of a run; lines that a crash cut off or damaged are left out."""
     path, records = folder / NAME, []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(record, dict) and {"event", "step"} <= record.keys():
+        if isinstance(record, dict) and _FIELDS.get(str(record.get("event")), _FIELDS["other"]) <= record.keys():
             records.append(record)
     return records
 

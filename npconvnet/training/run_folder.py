@@ -36,14 +36,17 @@ class RunFolder:
     configuration: dict[str, Any]
 
     @classmethod
-    def choose(cls, path: Path | None, model: str | None) -> RunFolder:
+    def choose(cls, path: Path | None, model: str) -> RunFolder:
         """The folder of a new run: `path`, or a fresh one below runs/; InputError where a run stands there already."""
         if path is None:
-            path = Path("runs") / f"{model or 'npconvnet'}-{datetime.now():%Y%m%d-%H%M%S}"
-        if (path / _CONFIGURATION).exists():
-            raise InputError(_holds_a_run(path))
-        if (path / LOG_NAME).exists() or any(path.glob("*.safetensors")):
-            raise InputError(f"{path} holds a log or weights of something else; choose another --output")
+            path = Path("runs") / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+        try:
+            if (path / _CONFIGURATION).exists():
+                raise InputError(_holds_a_run(path))
+            if (path / LOG_NAME).exists() or any(path.glob("*.safetensors")):
+                raise InputError(f"{path} holds a log or weights of something else; choose another --output")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be used ({error.strerror}); choose another --output") from error
         return cls(path, {})
 
     @classmethod
@@ -101,8 +104,8 @@ class RunFolder:
     def require_same_data(self, dataset: Dataset) -> None:
         """Raises InputError unless `dataset` has the classes and the number of images that the run began with."""
         if (now := _fingerprint(dataset)) != (then := self.configuration["data"]):
-            differing = [key for key in then if then[key] != now[key]]
-            raise InputError(f"{dataset.root} is not the data set of the run in {self.path}: {differing} differ")
+            differing = ", ".join(key for key in now if now[key] != then.get(key))
+            raise InputError(f"{dataset.root} is not the data set of the run in {self.path}: it differs in {differing}")
 
 
 def _holds_a_run(path: Path) -> str:

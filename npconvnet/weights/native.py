@@ -101,6 +101,8 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
     Raises InputError where the file is missing, is not one of npconvnet's, or has been damaged or cut off.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give a weight file, such as the best.safetensors in the folder of a run")
     if not path.is_file():
         raise InputError(f"{path}: no such weight file")
     try:

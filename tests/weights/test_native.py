@@ -83,7 +83,7 @@ def test_cut_off_file_is_refused(network, tmp_path, kept):
 def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(InputError, match="no such weight file"):
         load_network(tmp_path / "none")
-    with pytest.raises(InputError, match="no such weight file"):
+    with pytest.raises(InputError, match="is a folder; give a weight file"):
         load_network(tmp_path)
     (tmp_path / "foreign").write_bytes(save({"a": np.zeros(1, np.float32)}))
     with pytest.raises(InputError, match="not one that npconvnet wrote"):
