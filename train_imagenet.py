@@ -256,7 +256,28 @@ def _resumed(folder: RunFolder, given: dict[str, Any], explicit: set[str]) -> di
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(fixed))
         raise InputError(f"a resumed run keeps its own options; leave out {names}, or start afresh without --resume")
     changed = {name: given[name] for name in explicit & FREE_TO_CHANGE - {"resume"}}
-    return folder.options | {name: str(v) if isinstance(v, Path) else v for name, v in changed.items()}
+    options = _reread(folder) | changed
+    return options | {"data": str(options["data"]) if options["data"] else None}
+
+
+def _reread(folder: RunFolder) -> dict[str, Any]:
+    """The options that the run began with, through the same checks as those of a command line."""
+    arguments = []
+    try:
+        for option in main.params:
+            value = folder.options[str(option.name)] if option.name not in ("output", "resume") else None
+            if isinstance(value, bool):
+                arguments.append((option.opts if value else option.secondary_opts)[0])
+            elif value is not None:
+                arguments += [option.opts[0], str(value)]
+        options = main.make_context("train_imagenet.py", arguments).params
+    except (KeyError, TypeError, click.UsageError) as error:
+        raise InputError(
+            f"{folder.path}: its configuration is damaged ({error}); start afresh without --resume"
+        ) from error
+    if missing := [name for name in ("model", "epochs", "batch_size", "learning_rate") if options[name] is None]:
+        raise InputError(f"{folder.path}: its configuration lacks {', '.join(missing)}; start afresh without --resume")
+    return options
 
 
 def _network(options: dict[str, Any], classes: int) -> Network:

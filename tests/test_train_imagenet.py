@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train_imagenet
 from npconvnet.data.toy import make_toy
+from npconvnet.errors import InputError
 from npconvnet.training.log import read_log
 from npconvnet.weights import load_network, read_file
 
@@ -291,3 +293,31 @@ def test_rates_that_are_no_numbers(toy, tmp_path, option, value):
 
 def test_output_name_that_is_too_long(toy, tmp_path):
     assert "choose another --output" in refused(small(toy, tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"options": 5},
+        {"options": {}},
+        {"options": {"epochs": "x"}},
+        {"options": {"batch_size": 0}},
+        {"options": {"model": "zzz"}},
+        {"options": {"model": None}},
+        {"options": {"seed": -1}},
+        {"options": {"learning_rate": float("nan")}},
+        {"colours": 3},
+        {"colours": {"mean": [1], "covariance": [2]}},
+        {"data": None},
+    ],
+    ids=str,
+)
+def test_configuration_that_makes_no_sense(finished, tmp_path, change):
+    """Run in this process: only the reading of the configuration matters."""
+    configuration = json.loads((finished[0] / "configuration.json").read_text())
+    for name, value in change.items():
+        keeps = isinstance(value, dict) and value and name == "options"
+        configuration[name] = configuration[name] | value if keeps else value
+    (tmp_path / "configuration.json").write_text(json.dumps(configuration))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        train_imagenet.main.main(["--resume", str(tmp_path)], standalone_mode=False)

@@ -97,14 +97,20 @@ class RunFolder:
         return shlex.join(["python", sys.argv[0], "--resume", str(self.path)])
 
     def colour_statistics(self) -> ColourStatistics:
-        """Those that the run began with."""
-        colours = self.configuration["colours"]
-        return ColourStatistics(np.array(colours["mean"]), np.array(colours["covariance"]))
+        """Those that the run began with; raises InputError where the configuration is damaged."""
+        try:
+            colours = self.configuration["colours"]
+            mean, covariance = np.array(colours["mean"], np.float64), np.array(colours["covariance"], np.float64)
+            if (mean.shape, covariance.shape) != ((3,), (3, 3)):
+                raise ValueError(f"a mean of {mean.shape} and a covariance of {covariance.shape}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.path}: the colours in its configuration are damaged ({error})") from error
+        return ColourStatistics(mean, covariance)
 
     def require_same_data(self, dataset: Dataset) -> None:
         """Raises InputError unless `dataset` has the classes and the number of images that the run began with."""
         if (now := _fingerprint(dataset)) != (then := self.configuration["data"]):
-            differing = ", ".join(key for key in now if now[key] != then.get(key))
+            differing = ", ".join(key for key in now if not isinstance(then, dict) or now[key] != then.get(key))
             raise InputError(f"{dataset.root} is not the data set of the run in {self.path}: it differs in {differing}")
 
 
