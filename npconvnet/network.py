@@ -96,7 +96,7 @@ class Network:
         The activations named in `keep` stay in `trace.kept`. Raises ValueError for names that do not exist.
         """
         trace = Trace(self._require(until or self.last))
-        y = self._run(x, trace.last, rng, trace.saved, {self._require(name): None for name in keep}, trace.kept)
+        y = self._run(x, trace.last, rng, trace.saved, {self._require(name) for name in keep}, trace.kept)
         return y, trace
 
     def scores(self, x: Array) -> Array:

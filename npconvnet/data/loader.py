@@ -80,12 +80,11 @@ class Loader:
             return ColourStatistics.of(chain([first], squares))
 
     def _batches(self, order: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        pieces = iter([order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)])
         waiting: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
-                for piece in pieces:
-                    waiting.append(pool.submit(self._batch, piece))
+                for first in range(0, len(order), self.batch_size):
+                    waiting.append(pool.submit(self._batch, order[first : first + self.batch_size]))
                     if len(waiting) > BATCHES_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:

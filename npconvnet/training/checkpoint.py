@@ -6,8 +6,9 @@ state is the seed and that position: every generator is made from them (npconvne
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from npconvnet.backend import array_module, to_device
 from npconvnet.errors import InputError
@@ -52,6 +53,10 @@ class Position:
         self.summed_loss += loss * images
         self.images += images
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name. `unreadable` is copied first: the loader's threads may go on adding to it."""
+        return asdict(replace(self, unreadable=dict(self.unreadable)))
+
     def begin_epoch(self, epoch: int) -> None:
         """Stands before the first batch of `epoch`."""
         self.epoch, self.batch, self.summed_loss, self.images = epoch, 0, 0.0, 0
@@ -65,14 +70,14 @@ def save_checkpoint(folder: Path, network: Network, optimizer: SGD, position: Po
     """
     require_finite(network, position)
     velocities = {_VELOCITY + name: velocity for name, velocity in optimizer.velocities.items()}
-    save_network(folder / _NEXT, network, velocities, position=asdict(position))
+    save_network(folder / _NEXT, network, velocities, position=position.to_json())
     _rotate(folder)
 
 
 def save_best(folder: Path, network: Network, position: Position) -> None:
     """Writes `best.safetensors`, to be used and not to be resumed from; raises InputError as `save_checkpoint` does."""
     require_finite(network, position)
-    save_network(folder / BEST, network, position=asdict(position))
+    save_network(folder / BEST, network, position=position.to_json())
 
 
 def require_finite(network: Network, position: Position) -> None:

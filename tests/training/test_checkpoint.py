@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -147,3 +148,25 @@ def test_a_checkpoint_is_a_weight_file(tmp_path):
     network, optimizer = trained(1)
     save_checkpoint(tmp_path, network, optimizer, Position(0))
     assert load_network(tmp_path / LAST).parameters.keys() == network.parameters.keys()
+
+
+def test_position_can_be_kept_while_the_loader_names_more_pictures():
+    """dict() copies in one go; a copy item by item would meet a dictionary that changes under it."""
+    position = Position(0, unreadable={"0": ""})
+    ended = threading.Event()
+
+    def name_more():
+        number = 0
+        while not ended.is_set():
+            number = (number + 1) % 5000
+            position.unreadable[f"{number}"] = "reason"
+            position.unreadable.pop(f"{(number + 2500) % 5000}", None)
+
+    thread = threading.Thread(target=name_more)
+    thread.start()
+    try:
+        kept = [position.to_json()["unreadable"] for _ in range(300)]
+    finally:
+        ended.set()
+        thread.join()
+    assert all(set(names.values()) <= {"", "reason"} for names in kept)
