@@ -47,7 +47,7 @@ from npconvnet.training.optimizer import SGD
 from npconvnet.training.run_folder import RunFolder, toy_folder
 from npconvnet.training.schedule import IMAGENET, TOY, learning_rate
 from npconvnet.training.step import loss_and_gradients
-from npconvnet.visualization.figure import draw_filters, draw_training_curves
+from npconvnet.visualization.figures.training import draw_filters, draw_training_curves
 
 #: The loss goes into the log every so many steps.
 LOG_EVERY = 10

@@ -70,7 +70,7 @@ def make_toy_command(directory: Path, seed: int, train_per_class: int, validatio
     """Draw ten classes of small pictures into DIRECTORY, as a miniature ILSVRC with boxes."""
     from npconvnet.data.ilsvrc import open_dataset
     from npconvnet.data.toy import make_toy
-    from npconvnet.visualization.figure import draw_samples
+    from npconvnet.visualization.figures.training import draw_samples
 
     make_toy(directory, seed, train_per_class, validation_per_class)
     draw_samples(directory / "samples.png", open_dataset(directory))

@@ -113,13 +113,15 @@ class Network:
         relu_rule: ReLURule = "gradient",
         input_gradient: bool = True,
         parameter_gradients: bool = True,
+        keep: Collection[str] = (),
     ) -> tuple[Array | None, Gradients]:
         """Sends `dy`, the derivative with respect to the activation `start`, back to the activation `stop`.
 
         `start` is the last activation of the trace unless named, `stop` the image. Returns (dx, gradients): dx in the
         shape of the activation `stop`, None unless `input_gradient`; the gradients of the parameters that lie between,
-        as "layer.parameter", empty unless `parameter_gradients`. Activations that nothing between depends on are
-        skipped. Raises ValueError for unknown names, and where `start` does not depend on `stop`.
+        as "layer.parameter", empty unless `parameter_gradients`, and the derivatives with respect to the activations
+        named in `keep`, by their names. Activations that nothing between depends on are skipped. Raises ValueError for
+        unknown names, and where `start` does not depend on `stop`.
         """
         start = self._require(start or trace.last)
         if start not in trace.saved:
@@ -128,17 +130,22 @@ class Network:
         if start not in between and start != stop:
             raise ValueError(f"'{start}' does not depend on '{stop}'; nothing can be sent back")
         wanted = self._wanted(between, stop, input_gradient, parameter_gradients)
+        keep = {self._require(name) for name in keep}
         arrived = {start: dy}
         gradients: Gradients = {}
         for node in reversed(self.nodes):
             if node.name not in between or node.name not in arrived:
                 continue
+            if node.name in keep:
+                gradients[node.name] = arrived[node.name]
             asked = BackwardOptions(any(name in wanted for name in node.inputs), parameter_gradients, relu_rule)
             dx, own = node.layer.backward(arrived.pop(node.name), trace.saved[node.name], asked)
             gradients |= {f"{node.name}.{key}": gradient for key, gradient in own.items()}
             for name, part in zip(node.inputs, dx if isinstance(dx, tuple) else (dx,), strict=True):
                 if name in wanted:
                     arrived[name] = arrived[name] + part if name in arrived else part
+        if stop in keep and stop in arrived:
+            gradients[stop] = arrived[stop]
         return arrived.get(stop) if input_gradient else None, gradients
 
     def _run(

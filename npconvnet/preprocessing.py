@@ -40,17 +40,17 @@ class Preprocessing:
         mean, std = xp.asarray(self.mean, np.float32), xp.asarray(self.std, np.float32)
         return kernels.augment(squares, views, self.crop, mean, std)
 
-    def views(self, squares: Array, count: ViewCount = 1) -> Array:
-        """float32 (N·count, crop, crop, 3): the centre crop, or the ten views of Krizhevsky et al. (2012) of each.
+    def views(self, pictures: Array, count: ViewCount = 1) -> Array:
+        """float32 (N·count, crop, crop, 3) of `pictures`, uint8 (N, H, W, 3), whose shorter side is `resize`.
 
-        The ten are the four corners and the centre, then the same reflected; the views of one picture stand together.
+        The centre crop, or the ten views of Krizhevsky et al. (2012): the four corners and the centre, then the same
+        reflected. The views of one picture stand together.
         """
-        views = view_positions(self.resize - self.crop, count)
-        xp = array_module(squares)
-        tiled = Views.plain(
-            np.tile(views.top, len(squares)), np.tile(views.left, len(squares)), np.tile(views.reflect, len(squares))
-        )
-        return self.apply(xp.repeat(squares, count, axis=0), tiled)
+        number, height, width, _ = pictures.shape
+        views = view_positions((height - self.crop, width - self.crop), count)
+        xp = array_module(pictures)
+        tiled = Views.plain(np.tile(views.top, number), np.tile(views.left, number), np.tile(views.reflect, number))
+        return self.apply(xp.repeat(pictures, count, axis=0), tiled)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for a file's metadata; `from_json` reads it."""
@@ -65,12 +65,13 @@ class Preprocessing:
         return cls(int(fields["resize"]), int(fields["crop"]), mean, std)
 
 
-def view_positions(margin: int, count: ViewCount) -> Views:
-    """Where the views of one picture lie, for a picture that is `margin` pixels wider than the crop."""
-    middle = margin // 2
+def view_positions(margins: tuple[int, int], count: ViewCount) -> Views:
+    """Where the views of one picture lie, for a picture that is `margins` pixels higher and wider than the crop."""
+    bottom, right = margins
+    middle, centre = bottom // 2, right // 2
     if count == 1:
-        return Views.plain([middle], [middle], [False])
-    top, left = [0, 0, margin, margin, middle], [0, margin, 0, margin, middle]
+        return Views.plain([middle], [centre], [False])
+    top, left = [0, 0, bottom, bottom, middle], [0, right, 0, right, centre]
     return Views.plain(top * 2, left * 2, [False] * 5 + [True] * 5)
 
 
@@ -87,5 +88,33 @@ def centre_square(image: Image.Image, size: int) -> Picture:
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return _resize(image, (size, size), (left, top, left + side, top + side))
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """A whole `picture`, uint8 (H, W, 3), at the size that a network sees.
+
+    `box` (left, top, right, bottom) is the part of the original that it shows, in pixels of the original.
+    """
+
+    picture: Picture
+    box: tuple[float, float, float, float]
+
+
+def resize_whole(picture: Picture, size: int) -> Resized:
+    """`picture` with its shorter side resized to `size`; its centre square is that of `resize_and_centre_crop`.
+
+    For that, the longer side loses less than two pixels: as many on the left as on the right, or above as below.
+    """
+    height, width, _ = picture.shape
+    side = min(height, width)
+    rows, columns = (size + 2 * ((length - side) * size // (2 * side)) for length in (height, width))
+    shown_height, shown_width = rows * side / size, columns * side / size
+    left, top = (width - shown_width) / 2, (height - shown_height) / 2
+    box = (left, top, left + shown_width, top + shown_height)
+    return Resized(_resize(Image.fromarray(picture), (columns, rows), box), box)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Picture:
+    return np.array(image.resize(size, Image.Resampling.BILINEAR, box=box))

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent
 
 #: A module may import what stands on an earlier line, or in its own room.
 FLOORS = [
-    ["errors", "synsets", "randomness"],
-    ["backend"],
-    ["kernels.shapes"],
+    ["errors", "randomness"],
+    ["backend", "synsets"],
+    ["kernels.shapes", "outputs"],
     ["kernels.cpu", "kernels.cuda"],
     ["kernels"],
     ["layers", "parallel"],
@@ -79,6 +79,12 @@ def test_only_backend_imports_cupy():
     assert 'import_module("cupy")' in (ROOT / "npconvnet" / "backend.py").read_text()
     others = [path for module, path in modules() if module != "npconvnet.backend"]
     assert not [path for path in others if 'import_module("cupy' in path.read_text()]
+
+
+def test_only_the_figures_import_matplotlib():
+    drawing = {module for module, path in modules() if "matplotlib" in {name.split(".")[0] for name in imported(path)}}
+    assert drawing
+    assert all(module.startswith("npconvnet.visualization.figures.") for module in drawing)
 
 
 def test_floors_name_no_module_twice():

@@ -139,6 +139,24 @@ def test_the_parts_of_a_concatenation_are_the_derivatives_of_its_branches(networ
         np.testing.assert_array_equal(network.backward(trace, dy, stop=branch)[0], part)
 
 
+@pytest.mark.parametrize("relu_rule", RULES)
+def test_derivatives_kept_on_the_way_are_those_of_a_backward_that_stops_there(relu_rule, network, x, rng):
+    scores, trace = network.forward(x)
+    dy = rng.standard_normal(scores.shape)
+    names = (INPUT, "pool1", "left", "fire", "fc2")
+    _, kept = network.backward(trace, dy, relu_rule=relu_rule, parameter_gradients=False, keep=names)
+    assert set(kept) == set(names)
+    for name in names:
+        expected, _ = network.backward(trace, dy, stop=name, relu_rule=relu_rule, parameter_gradients=False)
+        np.testing.assert_array_equal(kept[name], expected)
+
+
+def test_an_unknown_activation_cannot_be_kept_on_the_way_back(network, x):
+    scores, trace = network.forward(x)
+    with pytest.raises(ValueError, match="no layer 'nothing'"):
+        network.backward(trace, scores, keep=["nothing"])
+
+
 def test_stopping_where_it_starts_gives_dy_back(network, x, rng):
     _, trace = network.forward(x)
     dy = rng.standard_normal((2, *network.shapes["fire"]))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from npconvnet.models import MODELS
-from npconvnet.preprocessing import Preprocessing, resize_and_centre_crop, view_positions
+from npconvnet.preprocessing import Preprocessing, resize_and_centre_crop, resize_whole, view_positions
 from tests.data.test_image import difference, photograph
 
 
@@ -39,7 +39,7 @@ def test_views_of_one_picture_stand_together():
 
 
 def test_one_view_is_the_fifth_of_ten():
-    one, ten = view_positions(5, 1), view_positions(5, 10)
+    one, ten = view_positions((5, 8), 1), view_positions((5, 8), 10)
     assert (one.top[0], one.left[0]) == (ten.top[4], ten.left[4])
 
 
@@ -99,3 +99,33 @@ def test_an_image_of_the_size_is_unchanged():
 @pytest.mark.parametrize("shape", [(1, 50_000, 3), (50_000, 1, 3), (1, 1, 3), (2, 3, 3)])
 def test_extreme_aspect_ratios(shape):
     assert np.array_equal(resize_and_centre_crop(np.full(shape, 77, np.uint8), 64), np.full((64, 64, 3), 77))
+
+
+@pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 96), (37, 121), (1, 5), (256, 256)])
+def test_the_centre_of_the_whole_picture_is_the_centre_square(size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    resized = resize_whole(noise, 64)
+    rows, columns, _ = resized.picture.shape
+    assert min(rows, columns) == 64
+    centre = resized.picture[(rows - 64) // 2 :, (columns - 64) // 2 :][:64, :64]
+    assert np.abs(centre.astype(int) - resize_and_centre_crop(noise, 64)).max() <= 1  # Pillow rounds
+
+
+@pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 96), (37, 121), (1, 5), (256, 256)])
+def test_the_whole_picture_keeps_its_proportions_and_loses_less_than_two_pixels(size):
+    resized = resize_whole(np.zeros((*size, 3), np.uint8), 64)
+    left, top, right, bottom = resized.box
+    rows, columns, _ = resized.picture.shape
+    assert (bottom - top) / rows == pytest.approx((right - left) / columns)
+    assert left == pytest.approx(size[1] - right)
+    assert top == pytest.approx(size[0] - bottom)
+    pixel = min(size) / 64
+    assert 0 <= size[1] - (right - left) < 2 * pixel + 1e-9
+    assert 0 <= size[0] - (bottom - top) < 2 * pixel + 1e-9
+
+
+def test_ten_views_of_a_landscape_reach_its_corners():
+    landscape = np.zeros((1, 8, 12, 3), np.uint8)
+    landscape[0, :, :, 1] = np.arange(12)
+    x = Preprocessing(resize=8, crop=6).views(landscape, 10)
+    assert [int(view[0, 0, 1]) for view in x[:5]] == [0, 6, 0, 6, 3]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from npconvnet.errors import InputError
-from npconvnet.visualization.figure import draw_filters, draw_training_curves
+from npconvnet.visualization.figures.training import draw_filters, draw_training_curves
 
 RECORDS = [
     {"event": "step", "step": 10, "epoch": 1, "loss": 2.3, "learning_rate": 0.1},

@@ -1,9 +1,8 @@
-"""Figures as PNG files: pictures of a data set, the curves of a training run, the filters of the first layer."""
+"""What training shows: pictures of a data set, the curves of a run, the filters of the first layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,7 @@ from matplotlib.patches import Rectangle
 
 from npconvnet.data.ilsvrc import Dataset
 from npconvnet.data.image import decode_image
-from npconvnet.errors import InputError
-
-# Okabe & Ito's colours, which survive colour blindness; told apart in grey by the line style as well.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
+from npconvnet.visualization.figures.canvas import BLUE, GREY, ORANGE, save_figure
 
 
 def draw_training_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -28,15 +24,15 @@ def draw_training_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 3.2), layout="constrained")
         loss, error = figure.subplots(1, 2)
-        loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], color=_GREY, linewidth=0.8, label="batch")
+        loss.plot([r["step"] for r in steps], [r["loss"] for r in steps], color=GREY, linewidth=0.8, label="batch")
         ends = [r["step"] for r in epochs]
-        loss.plot(ends, [r["training_loss"] for r in epochs], "o-", color=_BLUE, markersize=3, label="epoch mean")
-        loss.plot(ends, [r["validation_loss"] for r in epochs], "s--", color=_ORANGE, markersize=3, label="validation")
+        loss.plot(ends, [r["training_loss"] for r in epochs], "o-", color=BLUE, markersize=3, label="epoch mean")
+        loss.plot(ends, [r["validation_loss"] for r in epochs], "s--", color=ORANGE, markersize=3, label="validation")
         loss.set(xlabel="step", ylabel="cross-entropy (nats)", title="Loss", ylim=(0, None))
         loss.legend(frameon=False)
         numbers = [r["epoch"] for r in epochs]
-        error.plot(numbers, [100 * r["top1_error"] for r in epochs], "o-", color=_BLUE, markersize=3, label="top-1")
-        error.plot(numbers, [100 * r["top5_error"] for r in epochs], "s--", color=_ORANGE, markersize=3, label="top-5")
+        error.plot(numbers, [100 * r["top1_error"] for r in epochs], "o-", color=BLUE, markersize=3, label="top-1")
+        error.plot(numbers, [100 * r["top5_error"] for r in epochs], "s--", color=ORANGE, markersize=3, label="top-5")
         error.set(xlabel="epoch", ylabel="error (%)", title="Validation error", ylim=(0, None))
         error.xaxis.get_major_locator().set_params(integer=True)
         error.legend(frameon=False)
@@ -84,13 +80,3 @@ def draw_samples(path: Path, dataset: Dataset, rows: int = 2) -> None:
         axes.set_box_aspect(1)  # square cells, so that the titles stand in line
         axes.set_aspect("equal", adjustable="datalim")
     save_figure(figure, path)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes `figure` as PNG at 150 dots an inch; raises InputError where `path` can't be written."""
-    picture = BytesIO()  # written by ourselves: Pillow does not notice a full disk
-    figure.savefig(picture, dpi=150, format="png")
-    try:
-        path.write_bytes(picture.getvalue())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,0 +1,39 @@
+"""Files that commands write: whether they can be, before the work begins, and the writing itself."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from npconvnet.backend import Array, to_host
+from npconvnet.errors import InputError
+
+
+def require_writable(path: Path) -> Path:
+    """`path` itself; raises InputError where no file can be written there. Asked before hours of work, not after."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"{path}: there is no folder {folder}; make it, or choose another place")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"{path}: cannot be written (no permission); choose another place")
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file; raises InputError where it can't be written."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def save_arrays(path: Path, **arrays: Array) -> None:
+    """Writes named arrays as a compressed .npz file; raises InputError where it can't be written."""
+    file = BytesIO()
+    np.savez_compressed(file, **{name: to_host(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+    write_bytes(path, file.getvalue())

@@ -1,0 +1,156 @@
+"""Image-specific class saliency: which pixels the score of a class depends on (Simonyan et al. 2013, section 3).
+
+    w = ∂S_c / ∂I at the image I₀          M_ij = max_c |w_ijc|, averaged over ten cropped and reflected sub-images
+
+S_c is the unnormalised class score. The same backward gives the signed gradient w itself, gradient × input, SmoothGrad
+and integrated gradients; under another ReLU rule it gives the maps of DeconvNet and of guided backpropagation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from npconvnet import kernels
+from npconvnet.backend import Array, array_module, to_device, to_host
+from npconvnet.kernels.cpu.relu import ReLURule
+from npconvnet.network import Network
+from npconvnet.parallel import in_halves
+from npconvnet.preprocessing import Picture, ViewCount
+from npconvnet.visualization.sub_images import cut
+
+#: From the class scores (N, classes) to the derivative of what is explained with respect to them.
+Objective = Callable[[Array], Array]
+
+
+def image_gradients(
+    network: Network, x: Array, objective: Objective, rule: ReLURule = "gradient"
+) -> tuple[Array, Array]:
+    """The derivative (N, H, W, 3) of an objective on the scores with respect to the images `x`, and the scores.
+
+    Under another `rule` than "gradient" it is that rule's reconstruction.
+    """
+    passes = in_halves(lambda _, x: network.forward(x), x)
+    scores = _join([scores for scores, _ in passes])
+
+    def backward(half: int, d_scores: Array) -> Array:
+        dx, _ = network.backward(passes[half][1], d_scores, relu_rule=rule, parameter_gradients=False)
+        assert dx is not None  # it was not declined
+        return dx
+
+    return _join(in_halves(backward, objective(scores))), scores
+
+
+def score_of(targets: int | Sequence[int]) -> Objective:
+    """The class score S_c: its derivative is 1 for the target, 0 for the other classes; one target, or one an image."""
+
+    def derivative(scores: Array) -> Array:
+        d_scores: Array = array_module(scores).zeros_like(scores)
+        d_scores[np.arange(len(scores)), np.broadcast_to(targets, len(scores))] = 1
+        return d_scores
+
+    return derivative
+
+
+def saliency_map(gradients: Array) -> Array:
+    """M (N, H, W), the maximum magnitude over the colour channels, of `gradients` (N, H, W, 3) (section 3.1)."""
+    largest: Array = array_module(gradients).abs(gradients).max(axis=-1)
+    return largest
+
+
+def gradient_times_input(gradients: Array, x: Array) -> Array:
+    """(N, H, W, 3): the first-order part that each number of the input has in the score."""
+    product: Array = gradients * x
+    return product
+
+
+def smooth_grad(network: Network, x: Array, targets: int | Sequence[int], noise: Array) -> Array:
+    """SmoothGrad (Smilkov et al. 2017): the signed gradient (N, H, W, 3), averaged over images with noise added.
+
+    `noise` (samples, N, H, W, 3); the authors draw some 50 samples with a standard deviation of 10% to 20% of the range
+    of the input.
+    """
+    mean: Array = array_module(x).zeros_like(x)
+    for sample in noise:
+        mean += image_gradients(network, x + sample, score_of(targets))[0]
+    mean /= len(noise)
+    return mean
+
+
+def integrated_gradients(
+    network: Network, x: Array, targets: int | Sequence[int], baseline: Array | float = 0.0, steps: int = 50
+) -> Array:
+    """Integrated gradients (Sundararajan et al. 2017): (N, H, W, 3), summing to the rise of the score from `baseline`.
+
+    The gradient is averaged along the straight line from `baseline` (zero is the mean colour) to `x`, by Gauss and
+    Legendre's quadrature with `steps` points, and multiplied by the way gone.
+    """
+    points, weights = np.polynomial.legendre.leggauss(steps)
+    way = x - baseline
+    mean: Array = array_module(x).zeros_like(x)
+    for place, weight in zip((points + 1) / 2, weights / 2, strict=True):
+        on_the_way = baseline + float(place) * way
+        mean += float(weight) * image_gradients(network, on_the_way, score_of(targets))[0]
+    mean *= way
+    return mean
+
+
+@dataclass(frozen=True, slots=True)
+class Saliency:
+    """What the pixels of one photo mean for one class.
+
+    `map` (H, W) in the photo's own pixels; for each view the preprocessed `inputs` (views, h, w, 3), the raw
+    `gradients` in the same shape, and the `scores` (views, classes).
+    """
+
+    target: int
+    map: npt.NDArray[np.float32]
+    inputs: npt.NDArray[np.float32]
+    gradients: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
+    @property
+    def score(self) -> float:
+        """The class score of the target, averaged over the views."""
+        return float(self.scores[:, self.target].mean())
+
+
+def explain(
+    network: Network,
+    photos: Sequence[Picture],
+    target: int | None = None,
+    views: ViewCount = 10,
+    rule: ReLURule = "gradient",
+) -> list[Saliency]:
+    """The saliency of `photos`, uint8 (H, W, 3) of any sizes, in one batch, for the class `target`.
+
+    Without a target it is the top-1 class of each photo, by the softmax averaged over the views: no label is used.
+    """
+    sub_images = [cut(photo, network.preprocessing, views) for photo in photos]
+    x = to_device(np.concatenate([each.inputs for each in sub_images]), network.device)
+    targets: list[int] = []
+
+    def objective(scores: Array) -> Array:
+        targets.extend(_top1(scores, views) if target is None else [target] * len(photos))
+        return score_of(list(np.repeat(targets, views)))(scores)
+
+    gradients, scores = image_gradients(network, x, objective, rule)
+    maps, gradients, scores = (to_host(array) for array in (saliency_map(gradients), gradients, scores))
+    return [
+        Saliency(targets[n], each.put_back(maps[part]), each.inputs, gradients[part], scores[part])
+        for n, each in enumerate(sub_images)
+        for part in [slice(n * views, (n + 1) * views)]
+    ]
+
+
+def _join(parts: Sequence[Array]) -> Array:
+    joined: Array = array_module(parts[0]).concatenate(parts)
+    return joined
+
+
+def _top1(scores: Array, views: int) -> list[int]:
+    probabilities = kernels.softmax(scores).reshape(-1, views, scores.shape[1]).mean(axis=1)
+    return [int(index) for index in to_host(probabilities.argmax(axis=1))]

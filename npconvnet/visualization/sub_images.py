@@ -1,0 +1,62 @@
+"""Cropped and reflected sub-images of a picture, and the way back of what is found in them to its place.
+
+The paper averages the saliency maps of ten sub-images (section 3) and leaves open how the ten are registered. Here the
+four corners and the centre of the whole picture are cropped, at the size that the network sees, so that no part of a
+landscape or portrait is left out; each map is put back where its sub-image came from, and every pixel has the mean over
+the sub-images that show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_whole, view_positions
+
+
+@dataclass(frozen=True, slots=True)
+class SubImages:
+    """`inputs` float32 (views, crop, crop, 3), ready for a network, of one picture, uint8 (H, W, 3)."""
+
+    inputs: npt.NDArray[np.float32]
+    picture_size: tuple[int, int]
+    resized_size: tuple[int, int]
+    #: The part of the picture that was resized: (left, top, right, bottom) in its pixels.
+    box: tuple[float, float, float, float]
+
+    def put_back(self, maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """One map (H, W) in the picture's own pixels, from a map (views, crop, crop) for each sub-image.
+
+        Zero where no sub-image reaches: around a single centre crop, and between the crops of a panorama.
+        """
+        views, crop, _ = maps.shape
+        rows, columns = self.resized_size
+        total, seen = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
+        places = view_positions((rows - crop, columns - crop), 10 if views == 10 else 1)
+        for found, top, left, reflect in zip(maps, places.top, places.left, places.reflect, strict=True):
+            total[top : top + crop, left : left + crop] += found[:, ::-1] if reflect else found
+            seen[top : top + crop, left : left + crop] += 1
+        total /= np.maximum(seen, 1)
+        return self._to_picture_pixels(total)
+
+    def _to_picture_pixels(self, resized: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        (height, width), (left, top, right, _) = self.picture_size, self.box
+        scale = resized.shape[1] / (right - left)
+        framed = np.pad(resized, 1, mode="edge")  # the box may lack up to a pixel of the picture's border
+        x, y = 1 - left * scale, 1 - top * scale
+        whole = (x, y, x + width * scale, y + height * scale)
+        return np.array(Image.fromarray(framed).resize((width, height), Image.Resampling.BILINEAR, box=whole))
+
+
+def cut(picture: Picture, preprocessing: Preprocessing, views: ViewCount) -> SubImages:
+    """The centre crop of `picture`, uint8 (H, W, 3), or its ten sub-images: corners and centre, then reflected."""
+    resized = resize_whole(picture, preprocessing.resize)
+    return SubImages(
+        inputs=preprocessing.views(resized.picture[None], views),
+        picture_size=(picture.shape[0], picture.shape[1]),
+        resized_size=(resized.picture.shape[0], resized.picture.shape[1]),
+        box=resized.box,
+    )

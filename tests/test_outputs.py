@@ -1,0 +1,30 @@
+"""Files that commands write."""
+
+import numpy as np
+import pytest
+
+from npconvnet.errors import InputError
+from npconvnet.outputs import require_writable, save_arrays, write_bytes
+
+
+def test_arrays_come_back_as_they_were(tmp_path):
+    save_arrays(require_writable(tmp_path / "numbers.npz"), a=np.arange(3), b=np.ones((2, 2), np.float32))
+    with np.load(tmp_path / "numbers.npz") as numbers:
+        np.testing.assert_array_equal(numbers["a"], [0, 1, 2])
+        assert numbers["b"].dtype == np.float32
+
+
+def test_arrays_go_where_they_are_told_to(tmp_path):
+    save_arrays(tmp_path / "numbers", a=np.arange(3))
+    assert (tmp_path / "numbers").exists()
+
+
+def test_places_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(InputError, match="there is no folder"):
+        require_writable(tmp_path / "none" / "picture.png")
+    with pytest.raises(InputError, match="is a folder"):
+        require_writable(tmp_path)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_bytes(tmp_path / "none" / "picture.png", b"")
+    with pytest.raises(InputError, match="cannot be written"):
+        save_arrays(tmp_path / "none" / "numbers.npz", a=np.ones(1))
