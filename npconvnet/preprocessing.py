@@ -102,14 +102,17 @@ class Resized:
     box: tuple[float, float, float, float]
 
 
-def resize_whole(picture: Picture, size: int) -> Resized:
+def resize_whole(picture: Picture, size: int, longest: int) -> Resized:
     """`picture` with its shorter side resized to `size`; its centre square is that of `resize_and_centre_crop`.
 
-    For that, the longer side loses less than two pixels: as many on the left as on the right, or above as below.
+    For that, the longer side loses less than two pixels, as many on the left as on the right, or above as below; and
+    a panorama loses its ends, so that it is no longer than `longest`.
     """
     height, width, _ = picture.shape
     side = min(height, width)
-    rows, columns = (size + 2 * ((length - side) * size // (2 * side)) for length in (height, width))
+    rows, columns = (
+        size + 2 * min((length - side) * size // (2 * side), (longest - size) // 2) for length in (height, width)
+    )
     shown_height, shown_width = rows * side / size, columns * side / size
     left, top = (width - shown_width) / 2, (height - shown_height) / 2
     box = (left, top, left + shown_width, top + shown_height)

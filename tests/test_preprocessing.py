@@ -104,7 +104,7 @@ def test_extreme_aspect_ratios(shape):
 @pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 96), (37, 121), (1, 5), (256, 256)])
 def test_the_centre_of_the_whole_picture_is_the_centre_square(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    resized = resize_whole(noise, 64)
+    resized = resize_whole(noise, 64, 999)
     rows, columns, _ = resized.picture.shape
     assert min(rows, columns) == 64
     centre = resized.picture[(rows - 64) // 2 :, (columns - 64) // 2 :][:64, :64]
@@ -113,7 +113,7 @@ def test_the_centre_of_the_whole_picture_is_the_centre_square(size):
 
 @pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 96), (37, 121), (1, 5), (256, 256)])
 def test_the_whole_picture_keeps_its_proportions_and_loses_less_than_two_pixels(size):
-    resized = resize_whole(np.zeros((*size, 3), np.uint8), 64)
+    resized = resize_whole(np.zeros((*size, 3), np.uint8), 64, 999)
     left, top, right, bottom = resized.box
     rows, columns, _ = resized.picture.shape
     assert (bottom - top) / rows == pytest.approx((right - left) / columns)
@@ -129,3 +129,12 @@ def test_ten_views_of_a_landscape_reach_its_corners():
     landscape[0, :, :, 1] = np.arange(12)
     x = Preprocessing(resize=8, crop=6).views(landscape, 10)
     assert [int(view[0, 0, 1]) for view in x[:5]] == [0, 6, 0, 6, 3]
+
+
+def test_a_panorama_loses_its_ends():
+    resized = resize_whole(np.zeros((10, 5000, 3), np.uint8), 64, 195)
+    assert resized.picture.shape == (64, 194, 3)  # as many pixels from either end
+    left, top, right, bottom = resized.box
+    assert (top, bottom) == (0, 10)
+    assert left == pytest.approx(5000 - right)
+    assert right - left == pytest.approx(194 * 10 / 64)

@@ -9,7 +9,8 @@ and integrated gradients; under another ReLU rule it gives the maps of DeconvNet
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +49,9 @@ def score_of(targets: int | Sequence[int]) -> Objective:
     """The class score S_c: its derivative is 1 for the target, 0 for the other classes; one target, or one an image."""
 
     def derivative(scores: Array) -> Array:
-        d_scores: Array = array_module(scores).zeros_like(scores)
-        d_scores[np.arange(len(scores)), np.broadcast_to(targets, len(scores))] = 1
+        classes = np.arange(scores.shape[1])
+        one_hot = np.broadcast_to(classes, scores.shape) == np.reshape(targets, (-1, 1))
+        d_scores: Array = array_module(scores).asarray(one_hot.astype(scores.dtype))
         return d_scores
 
     return derivative
@@ -57,7 +59,7 @@ def score_of(targets: int | Sequence[int]) -> Objective:
 
 def saliency_map(gradients: Array) -> Array:
     """M (N, H, W), the maximum magnitude over the colour channels, of `gradients` (N, H, W, 3) (section 3.1)."""
-    largest: Array = array_module(gradients).abs(gradients).max(axis=-1)
+    largest: Array = abs(gradients).max(axis=-1)
     return largest
 
 
@@ -116,6 +118,10 @@ class Saliency:
     def score(self) -> float:
         """The class score of the target, averaged over the views."""
         return float(self.scores[:, self.target].mean())
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The fields by name, as arrays."""
+        return {name: np.asarray(value) for name, value in asdict(self).items()}
 
 
 def explain(

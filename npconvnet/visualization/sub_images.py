@@ -9,6 +9,7 @@ the sub-images that show it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class SubImages:
     def put_back(self, maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One map (H, W) in the picture's own pixels, from a map (views, crop, crop) for each sub-image.
 
-        Zero where no sub-image reaches: around a single centre crop, and between the crops of a panorama.
+        Zero where no sub-image reaches: around a single centre crop, and at the ends of a panorama.
         """
         views, crop, _ = maps.shape
         rows, columns = self.resized_size
@@ -43,17 +44,25 @@ class SubImages:
         return self._to_picture_pixels(total)
 
     def _to_picture_pixels(self, resized: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        (height, width), (left, top, right, _) = self.picture_size, self.box
+        (height, width), (left, top, right, bottom) = self.picture_size, self.box
         scale = resized.shape[1] / (right - left)
-        framed = np.pad(resized, 1, mode="edge")  # the box may lack up to a pixel of the picture's border
-        x, y = 1 - left * scale, 1 - top * scale
-        whole = (x, y, x + width * scale, y + height * scale)
-        return np.array(Image.fromarray(framed).resize((width, height), Image.Resampling.BILINEAR, box=whole))
+        # The box may lack up to a pixel of `resized` at the picture's borders: they take what stands next to them.
+        framed, frame = np.pad(resized, 1, mode="edge"), 1 / scale
+        x0, y0 = max(0, ceil(left - frame)), max(0, ceil(top - frame))
+        x1, y1 = min(width, floor(right + frame)), min(height, floor(bottom + frame))
+        source = (x0 - left + frame, y0 - top + frame, x1 - left + frame, y1 - top + frame)
+        filled = Image.fromarray(framed).resize(
+            (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=tuple(scale * edge for edge in source)
+        )
+        whole = np.zeros(self.picture_size, np.float32)
+        whole[y0:y1, x0:x1] = filled
+        return whole
 
 
 def cut(picture: Picture, preprocessing: Preprocessing, views: ViewCount) -> SubImages:
     """The centre crop of `picture`, uint8 (H, W, 3), or its ten sub-images: corners and centre, then reflected."""
-    resized = resize_whole(picture, preprocessing.resize)
+    # Ten views are three crops wide at most: a longer picture would have gaps between them.
+    resized = resize_whole(picture, preprocessing.resize, longest=3 * preprocessing.crop)
     return SubImages(
         inputs=preprocessing.views(resized.picture[None], views),
         picture_size=(picture.shape[0], picture.shape[1]),
