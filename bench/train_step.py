@@ -15,17 +15,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
 import resource
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +28,15 @@ import click
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks in bench/ only
+
+from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_installed, versions
 from npconvnet import kernels
 from npconvnet.backend import Array, Device, array_module, resolve_device, to_device
 from npconvnet.cli import run
 from npconvnet.errors import InputError
 from npconvnet.models import MODELS
 from npconvnet.network import Network
-from npconvnet.parallel import blas_threads
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.schedule import BIAS_RATE
 from npconvnet.training.step import loss_and_gradients
@@ -47,11 +44,9 @@ from npconvnet.training.step import loss_and_gradients
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 #: Small: however many steps are timed, the network stays near its beginning and its numbers ordinary.
 LEARNING_RATE = 1e-3
-WARM_UP_STEPS = 2
 #: How far the losses of two competitors may differ, relatively, before the first update.
 TOLERANCE = 1e-3
 
-NPCONVNET = "npconvnet"
 #: PyTorch's memory formats, by what the table calls them.
 TORCH = {"torch contiguous": "contiguous_format", "torch channels_last": "channels_last"}
 
@@ -166,14 +161,8 @@ def measure(workload: Workload, peaks: dict[str, int], repetitions: int) -> dict
     if max(losses.values()) - min(losses.values()) > TOLERANCE * abs(losses[NPCONVNET]):
         click.echo(f"error: the losses differ before the first update, so something is wrong: {losses}", err=True)
         sys.exit(1)
-    seconds: dict[str, list[float]] = {name: [] for name in competitors}
-    for number in tqdm(range(WARM_UP_STEPS + repetitions), f"batch size {workload.batch_size}", unit="round"):
-        for name, runner in competitors.items():
-            began = time.perf_counter()
-            runner.step()
-            if number >= WARM_UP_STEPS:
-                seconds[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    steps = {name: runner.step for name, runner in competitors.items()}
+    medians = medians_in_turns(steps, repetitions, f"batch size {workload.batch_size}")
     best = min((median for name, median in medians.items() if name in TORCH), default=None)
     return {
         "batch_size": workload.batch_size,
@@ -223,33 +212,12 @@ def _largest_resident_set() -> int:
 # -- reporting -------------------------------------------------------------------------------------------------------
 
 
-def versions(against_torch: bool) -> dict[str, Any]:
-    """What the numbers depend on."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": f"{blas['name']} {blas['version']}",
-        "torch": version("torch") if against_torch else None,
-        "cpu": _cpu_model(),
-        "threads": blas_threads(),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def as_text(report: dict[str, Any]) -> str:
     """The report as an aligned table."""
     lrn = "" if report["lrn"] else " without LRN"
     lines = [
         f"{report['model']}{lrn} on the {report['device']}, medians of {report['repetitions']} steps",
-        ", ".join(f"{name} {value}" for name, value in report["versions"].items() if value is not None),
+        as_line(report["versions"]),
         "",
         f"{'batch':>5}  {'':<19}  {'ms/step':>9}  {'images/s':>9}  {'peak MiB':>9}",
     ]
@@ -277,8 +245,7 @@ def read_batch_sizes(_context: click.Context, _option: click.Parameter, value: s
 
 def require_torch(device: Device) -> None:
     """Raises InputError where PyTorch cannot run on `device`."""
-    if find_spec("torch") is None:
-        raise InputError("--against torch: PyTorch is not installed; run: pip install torch==2.13.0")
+    require_installed("--against torch", "torch", "pip install torch==2.13.0")
     if device == "gpu":
         import torch
 
@@ -315,12 +282,11 @@ def main(
         "lrn": lrn,
         "device": device,
         "repetitions": repetitions,
-        "versions": versions(against == "torch"),
+        "versions": versions(*(["torch"] if against == "torch" else [])),
         "results": results,
     }
     click.echo(json.dumps(report, indent=2) if as_json else as_text(report))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `bench.torch_peer`
     run(main)

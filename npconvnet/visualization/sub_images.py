@@ -50,12 +50,11 @@ class SubImages:
         framed, frame = np.pad(resized, 1, mode="edge"), 1 / scale
         x0, y0 = max(0, ceil(left - frame)), max(0, ceil(top - frame))
         x1, y1 = min(width, floor(right + frame)), min(height, floor(bottom + frame))
-        source = (x0 - left + frame, y0 - top + frame, x1 - left + frame, y1 - top + frame)
-        filled = Image.fromarray(framed).resize(
-            (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=tuple(scale * edge for edge in source)
-        )
+        x, y = scale * (x0 - left) + 1, scale * (y0 - top) + 1
+        source = (x, y, x + scale * (x1 - x0), y + scale * (y1 - y0))
+        filled = Image.fromarray(framed).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=source)
         whole = np.zeros(self.picture_size, np.float32)
-        whole[y0:y1, x0:x1] = filled
+        whole[y0:y1, x0:x1] = np.array(filled)
         return whole
 
 

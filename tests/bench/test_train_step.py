@@ -6,7 +6,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from bench import train_step
+from bench import measuring, train_step
 from npconvnet.cli import run
 
 QUICK = ["--model", "tiny", "--repetitions", "1"]
@@ -104,8 +104,8 @@ def test_without_a_gpu(monkeypatch, capsys):
 
 
 def test_without_pytorch(monkeypatch, capsys):
-    monkeypatch.setattr(train_step, "find_spec", lambda name: None)
-    message = "error: --against torch: PyTorch is not installed; run: pip install torch"
+    monkeypatch.setattr(measuring, "find_spec", lambda name: None)
+    message = "error: --against torch: torch is not installed; run: pip install torch==2.13.0"
     assert_refused(["--against", "torch"], message, monkeypatch, capsys)
 
 
