@@ -8,7 +8,7 @@ and integrated gradients; under another ReLU rule it gives the maps of DeconvNet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,10 +21,36 @@ from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.network import Network
 from npconvnet.parallel import in_halves
 from npconvnet.preprocessing import Picture, ViewCount
-from npconvnet.visualization.sub_images import cut
+from npconvnet.visualization.sub_images import SubImages, cut
 
+#: One class for all images of a batch, or one for each.
+Targets = int | Sequence[int] | npt.NDArray[np.integer[Any]]
 #: From the class scores (N, classes) to the derivative of what is explained with respect to them.
 Objective = Callable[[Array], Array]
+
+
+class ForwardPass:
+    """The class scores (N, classes) of the images `x` (N, H, W, 3), and the way back from them, as often as one likes.
+
+    Both halves of the batch are worked on at once.
+    """
+
+    def __init__(self, network: Network, x: Array) -> None:
+        self._network = network
+        halves = in_halves(lambda _, x: network.forward(x), x)
+        self._traces = [trace for _, trace in halves]
+        self.scores = _join([scores for scores, _ in halves])
+
+    def image_gradients(self, d_scores: Array, rule: ReLURule = "gradient") -> Array:
+        """`d_scores` (N, classes) sent back to the images: (N, H, W, 3)."""
+
+        def backward(half: int, d_scores: Array) -> Array:
+            trace = self._traces[half]
+            dx, _ = self._network.backward(trace, d_scores, relu_rule=rule, parameter_gradients=False)
+            assert dx is not None  # it was not declined
+            return dx
+
+        return _join(in_halves(backward, d_scores))
 
 
 def image_gradients(
@@ -34,18 +60,11 @@ def image_gradients(
 
     Under another `rule` than "gradient" it is that rule's reconstruction.
     """
-    passes = in_halves(lambda _, x: network.forward(x), x)
-    scores = _join([scores for scores, _ in passes])
-
-    def backward(half: int, d_scores: Array) -> Array:
-        dx, _ = network.backward(passes[half][1], d_scores, relu_rule=rule, parameter_gradients=False)
-        assert dx is not None  # it was not declined
-        return dx
-
-    return _join(in_halves(backward, objective(scores))), scores
+    run = ForwardPass(network, x)
+    return run.image_gradients(objective(run.scores), rule), run.scores
 
 
-def score_of(targets: int | Sequence[int]) -> Objective:
+def score_of(targets: Targets) -> Objective:
     """The class score S_c: its derivative is 1 for the target, 0 for the other classes; one target, or one an image."""
 
     def derivative(scores: Array) -> Array:
@@ -69,7 +88,7 @@ def gradient_times_input(gradients: Array, x: Array) -> Array:
     return product
 
 
-def smooth_grad(network: Network, x: Array, targets: int | Sequence[int], noise: Array) -> Array:
+def smooth_grad(network: Network, x: Array, targets: Targets, noise: Array) -> Array:
     """SmoothGrad (Smilkov et al. 2017): the signed gradient (N, H, W, 3), averaged over images with noise added.
 
     `noise` (samples, N, H, W, 3); the authors draw some 50 samples with a standard deviation of 10% to 20% of the range
@@ -83,7 +102,7 @@ def smooth_grad(network: Network, x: Array, targets: int | Sequence[int], noise:
 
 
 def integrated_gradients(
-    network: Network, x: Array, targets: int | Sequence[int], baseline: Array | float = 0.0, steps: int = 50
+    network: Network, x: Array, targets: Targets, baseline: Array | float = 0.0, steps: int = 50
 ) -> Array:
     """Integrated gradients (Sundararajan et al. 2017): (N, H, W, 3), summing to the rise of the score from `baseline`.
 
@@ -136,15 +155,35 @@ def explain(
     Without a target it is the top-1 class of each photo, by the softmax averaged over the views: no label is used.
     """
     sub_images = [cut(photo, network.preprocessing, views) for photo in photos]
-    x = to_device(np.concatenate([each.inputs for each in sub_images]), network.device)
-    targets: list[int] = []
+    run = ForwardPass(network, _batch(network, sub_images))
+    targets = [ranked[0] for ranked in _ranking(run.scores, views)] if target is None else [target] * len(photos)
+    return _saliency(run, sub_images, targets, rule)
 
-    def objective(scores: Array) -> Array:
-        targets.extend(_top1(scores, views) if target is None else [target] * len(photos))
-        return score_of(list(np.repeat(targets, views)))(scores)
 
-    gradients, scores = image_gradients(network, x, objective, rule)
-    maps, gradients, scores = (to_host(array) for array in (saliency_map(gradients), gradients, scores))
+def explain_classes(
+    network: Network, photo: Picture, top: int, more: Collection[int] = (), views: ViewCount = 10
+) -> list[Saliency]:
+    """The saliency of one photo for its `top` classes, the best first, and for the classes `more` if not among them."""
+    sub_images = [cut(photo, network.preprocessing, views)]
+    run = ForwardPass(network, _batch(network, sub_images))
+    best = _ranking(run.scores, views)[0][:top]
+    return [
+        _saliency(run, sub_images, [target], "gradient")[0]
+        for target in [*best, *(index for index in more if index not in best)]
+    ]
+
+
+def _batch(network: Network, sub_images: Sequence[SubImages]) -> Array:
+    return to_device(np.concatenate([each.inputs for each in sub_images]), network.device)
+
+
+def _saliency(
+    run: ForwardPass, sub_images: Sequence[SubImages], targets: Sequence[int], rule: ReLURule
+) -> list[Saliency]:
+    """One for each photo and its target."""
+    views = len(run.scores) // len(sub_images)
+    gradients = run.image_gradients(score_of(np.repeat(targets, views))(run.scores), rule)
+    maps, gradients, scores = (to_host(array) for array in (saliency_map(gradients), gradients, run.scores))
     return [
         Saliency(targets[n], each.put_back(maps[part]), each.inputs, gradients[part], scores[part])
         for n, each in enumerate(sub_images)
@@ -152,11 +191,13 @@ def explain(
     ]
 
 
+def _ranking(scores: Array, views: int) -> list[list[int]]:
+    """For each photo all classes, the most probable first; the softmax is averaged over its views."""
+    probabilities = to_host(kernels.softmax(scores)).reshape(-1, views, scores.shape[1]).mean(axis=1)
+    ranking: list[list[int]] = np.argsort(-probabilities, axis=1, kind="stable").tolist()
+    return ranking
+
+
 def _join(parts: Sequence[Array]) -> Array:
     joined: Array = array_module(parts[0]).concatenate(parts)
     return joined
-
-
-def _top1(scores: Array, views: int) -> list[int]:
-    probabilities = kernels.softmax(scores).reshape(-1, views, scores.shape[1]).mean(axis=1)
-    return [int(index) for index in to_host(probabilities.argmax(axis=1))]

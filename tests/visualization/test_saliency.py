@@ -9,6 +9,7 @@ from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.visualization.saliency import (
     explain,
+    explain_classes,
     gradient_times_input,
     image_gradients,
     integrated_gradients,
@@ -118,6 +119,20 @@ def test_without_a_target_it_is_the_top_class_by_mean_probability(network, photo
         odds = np.exp(found.scores)
         assert found.target == (odds / odds.sum(axis=1, keepdims=True)).mean(axis=0).argmax()
         assert found.score == pytest.approx(found.scores[:, found.target].mean())
+
+
+def test_several_classes_of_one_photo(network, photos):
+    network.astype(np.float32)
+    (best,) = explain(network, photos[:1])
+    ranked = explain_classes(network, photos[0], top=2, more=[best.target, 4, 0])
+    targets = [found.target for found in ranked]
+    assert targets[0] == best.target
+    assert len(targets) == len(set(targets)) == len({*targets[:2], 0, 4})
+    odds = np.exp(best.scores) / np.exp(best.scores).sum(axis=1, keepdims=True)
+    assert targets[:2] == np.argsort(-odds.mean(axis=0))[:2].tolist()
+    for found in ranked:
+        (expected,) = explain(network, photos[:1], found.target)
+        np.testing.assert_array_equal(found.map, expected.map)
 
 
 def test_the_raw_numbers_are_what_the_map_is_made_of(network, photos):
