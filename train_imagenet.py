@@ -24,7 +24,8 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from npconvnet.backend import resolve_device, to_device, to_host
-from npconvnet.cli import device_option, run
+from npconvnet.cli import run
+from npconvnet.cli.options import device_option
 from npconvnet.data.augment import Augmentation
 from npconvnet.data.ilsvrc import open_dataset
 from npconvnet.data.loader import Loader

@@ -101,7 +101,11 @@ class Network:
 
     def scores(self, x: Array) -> Array:
         """The class scores (N, classes) of `x` (N, H, W, 3), keeping nothing for a backward."""
-        return self._run(x, self.last, None, None, (), {})
+        return self.activation(x, self.last)
+
+    def activation(self, x: Array, name: str) -> Array:
+        """The activation of the layer `name`, keeping nothing; raises ValueError for a name that does not exist."""
+        return self._run(x, self._require(name), None, None, (), {})
 
     def backward(
         self,

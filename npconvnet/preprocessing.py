@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from npconvnet import kernels
-from npconvnet.backend import Array, array_module
+from npconvnet.backend import Array, array_module, to_host
 from npconvnet.kernels import Views
 
 #: A picture: RGB, 0–255, (H, W, 3).
@@ -51,6 +51,12 @@ class Preprocessing:
         xp = array_module(pictures)
         tiled = Views.plain(np.tile(views.top, number), np.tile(views.left, number), np.tile(views.reflect, number))
         return self.apply(xp.repeat(pictures, count, axis=0), tiled)
+
+    def picture(self, x: Array) -> Picture:
+        """The inverse of `apply`: uint8 (…, 3) of `x` (…, 3), rounded, and clipped to 0–255; on the CPU."""
+        rgb = to_host(x) * np.array(self.std) + np.array(self.mean)
+        picture: Picture = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+        return picture
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary for a file's metadata; `from_json` reads it."""

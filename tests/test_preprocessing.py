@@ -138,3 +138,10 @@ def test_a_panorama_loses_its_ends():
     assert (top, bottom) == (0, 10)
     assert left == pytest.approx(5000 - right)
     assert right - left == pytest.approx(194 * 10 / 64)
+
+
+def test_the_picture_that_was_preprocessed_comes_back(rng):
+    network = MODELS["tiny"]()
+    network.preprocessing = Preprocessing(64, 64, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0))
+    picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    np.testing.assert_array_equal(network.preprocessing.picture(network.preprocess([picture])[0]), picture)

@@ -25,7 +25,6 @@ from npconvnet.backend import Array, to_host
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import ReLU
 from npconvnet.network import INPUT, Network
-from npconvnet.preprocessing import Picture
 from npconvnet.visualization.deconvnet import RULES, Unit
 
 #: Each two of the rules.
@@ -107,13 +106,6 @@ def compare(network: Network, x: Array, unit: Unit) -> Comparison:
     ]
     image = Row(INPUT, _cosines(reconstructions), math.nan, dict.fromkeys(RULES, math.nan))
     return Comparison(unit, unit.value(activation), (*rows, image), reconstructions)
-
-
-def picture_seen(network: Network, x: Array) -> Picture:
-    """The picture (H, W, 3) that a preprocessed image `x` (1, H, W, 3) was made from."""
-    rgb = to_host(x)[0] * network.preprocessing.std + network.preprocessing.mean
-    picture: Picture = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-    return picture
 
 
 def _at_relu(name: str, y: Array, arrived: Mapping[ReLURule, Array]) -> Row:

@@ -55,7 +55,8 @@ class Unit:
 
     def _index(self, activation: Array) -> tuple[Any, ...]:
         *places, channels = activation.shape[1:]
-        _require_channel(self.layer, self.channel, channels)
+        if self.channel not in range(channels):
+            raise ValueError(f"{self.layer} has no channel {self.channel}; it has {channels}")
         if self.position is None:
             return slice(None), ..., self.channel
         if len(places) != 2 or not all(at in range(size) for at, size in zip(self.position, places, strict=True)):
@@ -72,15 +73,13 @@ def find_unit(network: Network, x: Array, layer: str | None = None, choice: str 
     Raises InputError for a layer or a channel that does not exist, and says which do.
     """
     layer = layer or network.last
-    names = [node.name for node in network.nodes]
-    if layer not in names:
-        raise InputError(f"no layer '{layer}' in {network.model}; it has {', '.join(names)}")
-    activation = to_host(network.forward(x, until=layer)[0])[0]
+    require_layer(network, layer)
+    activation = to_host(network.activation(x, layer))[0]
     *places, channels = activation.shape
     if choice == "strongest":
         channel = int(activation.argmax()) % channels
     elif choice.isdecimal():
-        channel = _require_channel(layer, int(choice), channels)
+        channel = require_channel(network, layer, int(choice))
     else:
         raise InputError(f"unit '{choice}' is neither the number of a channel nor 'strongest'")
     if not places:
@@ -100,7 +99,16 @@ def reconstruct(network: Network, x: Array, unit: Unit, rule: ReLURule = "deconv
     return dx
 
 
-def _require_channel(layer: str, channel: int, channels: int) -> int:
+def require_layer(network: Network, layer: str) -> None:
+    """Raises InputError where the network has no such layer, and lists those it has."""
+    names = [node.name for node in network.nodes]
+    if layer not in names:
+        raise InputError(f"no layer '{layer}' in {network.model}; it has {', '.join(names)}")
+
+
+def require_channel(network: Network, layer: str, channel: int) -> int:
+    """`channel` itself; raises InputError where the layer has no such channel, and says how many it has."""
+    channels = network.shapes[layer][-1]
     if channel not in range(channels):
         raise InputError(f"{layer} has no unit {channel}: its {channels} channels are 0 to {channels - 1}")
     return channel

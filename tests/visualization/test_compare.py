@@ -10,7 +10,7 @@ from npconvnet.layers import Add, Concatenate, Conv2d, ReLU
 from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
-from npconvnet.visualization.compare import PAIRS, compare, picture_seen
+from npconvnet.visualization.compare import PAIRS, compare
 from npconvnet.visualization.deconvnet import RULES, Unit, find_unit, reconstruct
 from tests.visualization.test_deconvnet import SENT_BACK, X, by_hand
 
@@ -136,10 +136,3 @@ def test_json_and_table_have_a_gap_where_a_number_is_undefined():
     assert relu.split()[0] == "relu1"
     assert "66.7%" in relu
     assert image.split() == ["input", "0.868", "0.970", "0.894", "-", "-", "-", "-"]
-
-
-def test_the_picture_that_was_preprocessed_comes_back(rng):
-    network = MODELS["tiny"]()
-    network.preprocessing = Preprocessing(64, 64, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0))
-    picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    np.testing.assert_array_equal(picture_seen(network, network.preprocess([picture])), picture)

@@ -1,0 +1,57 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from npconvnet.kernels.cpu.relu import ReLURule
+    from npconvnet.network import Network
+    from npconvnet.preprocessing import ViewCount
+
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="Where to compute."
+)
+weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="A weight file or checkpoint.  [default: the bundled SqueezeNet]"
+)
+target_option = click.option(
+    "--target", metavar="CLASS", help="A class: its name, a part of it, wnid or index.  [default: the top-1 class]"
+)
+
+
+def rule_option(default: ReLURule) -> Callable[[Any], Any]:
+    """The option --rule, one of the three."""
+    return click.option(
+        "--rule",
+        type=click.Choice(["gradient", "deconvnet", "guided"]),
+        default=default,
+        show_default=True,
+        help="How a ReLU sends the signal back.",
+    )
+
+
+def views_option(default: ViewCount) -> Callable[[Any], Any]:
+    """The option --views, for one view or ten."""
+    return click.option(
+        "--views",
+        type=click.Choice(["1", "10"]),
+        default=str(default),
+        show_default=True,
+        callback=lambda _context, _option, value: int(value),
+        help="Average over the centre crop alone, or over corners and centre and their reflections.",
+    )
+
+
+def network_of(weights: Path | None, device: str) -> Network:
+    """The network that --weights and --device mean."""
+    from npconvnet.backend import resolve_device
+    from npconvnet.weights import bundled_network, load_network
+
+    chosen = resolve_device(device)  # type: ignore[arg-type]
+    return (load_network(weights) if weights else bundled_network()).to(chosen)

@@ -1,0 +1,266 @@
+"""Commands that show what a network has learnt, and what it sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from npconvnet.cli.options import device_option, network_of, rule_option, target_option, views_option, weights_option
+from npconvnet.errors import InputError
+
+if TYPE_CHECKING:
+    from npconvnet.kernels.cpu.relu import ReLURule
+    from npconvnet.preprocessing import ViewCount
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
+@target_option
+@weights_option
+@rule_option("gradient")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure; for several photos a folder.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Write the numbers (map, inputs, gradients, scores) to this .npz file; for several photos a folder.",
+)
+@views_option(10)
+@device_option
+def saliency(
+    photos: tuple[Path, ...],
+    target: str | None,
+    weights: Path | None,
+    rule: ReLURule,
+    output: Path | None,
+    save: Path | None,
+    views: ViewCount,
+    device: str,
+) -> None:
+    """Show which pixels of PHOTO, or of each photo in a folder, the score of a class depends on."""
+    from npconvnet.data.photos import Photos
+    from npconvnet.outputs import save_arrays
+    from npconvnet.synsets import find_class
+    from npconvnet.visualization.figures.saliency import draw_saliency
+    from npconvnet.visualization.saliency import explain
+
+    chosen = Photos(photos)
+    figures = chosen.destinations(output, "_saliency.png")
+    numbers = chosen.destinations(save, "_saliency.npz") if save else {}
+    network = network_of(weights, device)
+    index = find_class(network.synsets, target) if target else None
+    for batch in chosen.batches(max(1, 20 // views), "saliency"):
+        found = explain(network, [photo for _, photo in batch], index, views, rule)
+        for (file, photo), result in zip(batch, found, strict=True):
+            synset = network.synsets[result.target]
+            title = f"{synset.names}: class score {result.score:.2f}"
+            with chosen.may_fail():
+                how = f"{file.name}   rule: {rule}   {views} view{'s' * (views > 1)}   {synset.wnid}   {network.model}"
+                draw_saliency(figures[file], photo, result.map, title, how)
+                if save:
+                    save_arrays(numbers[file], **result.arrays())
+                click.echo(f"{file}: {title} ({synset.wnid}); {figures[file]}")
+    chosen.finish()
+
+
+@click.command()
+@click.argument("photo", type=click.Path(path_type=Path))
+@click.option("--layer", help="The layer of the unit.  [default: the class scores]")
+@click.option(
+    "--unit",
+    metavar="NUMBER|strongest",
+    help="A channel of the layer, taken where it is strongest.  [default: the strongest of all]",
+)
+@target_option
+@weights_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: PHOTO_compare.png]")
+@click.option("--save", type=click.Path(path_type=Path), help="Write input and reconstructions to this .npz file.")
+@click.option("--json", "as_json", is_flag=True, help="Print an object instead of a table.")
+@device_option
+def compare(
+    photo: Path,
+    layer: str | None,
+    unit: str | None,
+    target: str | None,
+    weights: Path | None,
+    output: Path | None,
+    save: Path | None,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Send a unit back to PHOTO by gradient, DeconvNet and guided backpropagation, and show where the three part."""
+    from npconvnet.backend import to_device
+    from npconvnet.data.image import read_image
+    from npconvnet.outputs import require_writable, save_arrays
+    from npconvnet.synsets import find_class
+    from npconvnet.visualization.compare import compare as send_back
+    from npconvnet.visualization.deconvnet import find_unit
+    from npconvnet.visualization.figures.comparison import draw_comparison
+
+    figure = require_writable(output or Path(f"{photo.stem}_compare.png"))
+    if save:
+        require_writable(save)
+    network = network_of(weights, device)
+    is_class = layer in (None, network.last)
+    if target and (unit or not is_class):
+        raise InputError("--target names a class score; leave out --layer and --unit, or --target")
+    if target:
+        unit = str(find_class(network.synsets, target))
+    x = to_device(network.preprocess([read_image(photo)]), network.device)
+    found = send_back(network, x, find_unit(network, x, layer, unit or "strongest"))
+    name = f"{network.synsets[found.unit.channel].names} ({found.unit})" if is_class else str(found.unit)
+    draw_comparison(figure, network.preprocessing.picture(x[0]), found, f"{name}: {found.activation:.4g}")
+    if save:
+        save_arrays(save, input=x, **found.reconstructions)
+    if not found.reconstructions["gradient"].any():
+        click.echo(f"{found.unit} is silent for this photo: by the gradient nothing comes back", err=True)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.table())
+    click.echo(f"{name}: {found.activation:.4g}; {figure}", err=True)
+
+
+@click.command("sanity-check")
+@click.argument("photo", type=click.Path(path_type=Path))
+@target_option
+@weights_option
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: PHOTO_sanity_check.png]")
+@click.option("--save", type=click.Path(path_type=Path), help="Write stages, correlations and maps to this .npz file.")
+@device_option
+def sanity_check(
+    photo: Path,
+    target: str | None,
+    weights: Path | None,
+    seed: int,
+    output: Path | None,
+    save: Path | None,
+    device: str,
+) -> None:
+    """Randomise the network layer by layer, and show whether the maps of PHOTO look at class and weights at all."""
+    from tqdm import tqdm
+
+    from npconvnet.backend import to_device
+    from npconvnet.data.image import read_image
+    from npconvnet.outputs import require_writable, save_arrays
+    from npconvnet.synsets import find_class
+    from npconvnet.visualization import randomization
+    from npconvnet.visualization.figures.randomization import draw_sanity_check
+
+    figure = require_writable(output or Path(f"{photo.stem}_sanity_check.png"))
+    if save:
+        require_writable(save)
+    network = network_of(weights, device)
+    x = to_device(network.preprocess([read_image(photo)]), network.device)
+    index = find_class(network.synsets, target) if target else int(network.scores(x).argmax())
+    stages = randomization.stage_names(network)
+    maps = randomization.randomize_often(network, x, index, seed)
+    bar = tqdm(maps, total=randomization.RUNS * len(stages), unit="stage", desc="sanity-check", leave=False)
+    check = randomization.summarize(stages, randomization.class_maps(network, x, index), bar)
+    title = f"{photo.name}: {network.synsets[index].names}"
+    draw_sanity_check(figure, network.preprocessing.picture(x[0]), check, title)
+    if save:
+        save_arrays(save, **check.to_arrays())
+    click.echo(check.table())
+    click.echo(f"{network.synsets[index].names}: {figure}", err=True)
+
+
+@click.command("top-patches")
+@click.option("--layer", required=True, help="The layer whose feature maps are looked at.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A folder in any layout of ILSVRC: its validation images are scanned; or a folder of nothing but pictures.",
+)
+@click.option(
+    "--unit",
+    "units",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="NUMBER",
+    help="A feature map; may be repeated.  [default: the six whose pictures all excite them most]",
+)
+@click.option("--top", type=click.IntRange(1), default=9, show_default=True, help="How many pictures for each map.")
+@rule_option("deconvnet")
+@weights_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: LAYER_top_patches.png]")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Write units, names, positions, activations, boxes, patches and reconstructions to this .npz file.",
+)
+@device_option
+def top_patches(
+    layer: str,
+    data: Path,
+    units: tuple[int, ...],
+    top: int,
+    rule: ReLURule,
+    weights: Path | None,
+    output: Path | None,
+    save: Path | None,
+    device: str,
+) -> None:
+    """Find the pictures that excite a feature map most, and show what they have in common."""
+    from tqdm import tqdm
+
+    from npconvnet.data.loader import Loader
+    from npconvnet.outputs import require_writable, save_arrays
+    from npconvnet.visualization import top_patches as finding
+    from npconvnet.visualization.figures.top_patches import draw_top_patches
+
+    network = network_of(weights, device)
+    finding.require_maps(network, layer, units)
+    figure = require_writable(output or Path(f"{layer}_top_patches.png"))
+    if save:
+        require_writable(save)
+    examples, note = finding.pictures_to_scan(data)
+    if note:
+        click.echo(note, err=True)
+    loader = Loader(examples, network.preprocessing.resize, finding.BATCH)
+    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="top-patches", leave=False)
+    ranking = finding.rank(network, layer, batches, top)
+    if not ranking.numbers.size:
+        raise InputError(f"{data}: not one of the {len(examples)} pictures can be read")
+    chosen = list(dict.fromkeys(units)) or ranking.strongest_maps()
+    found = {unit: list(finding.top_patches(network, layer, examples, ranking, unit, rule)) for unit in chosen}
+    every = [patch for patches in found.values() for patch in patches]
+    draw_top_patches(
+        figure,
+        {finding.name_of(network, layer, unit): patches for unit, patches in found.items()},
+        f"What excites {layer} of {network.model}",
+        f"left: reconstructions ({rule})   right: patches (beyond: mean colour)",
+    )
+    if save:
+        save_arrays(save, **finding.to_arrays(every))
+    click.echo(f"{'map':>5} {'row':>4} {'col':>4}  activation  picture")
+    for patch in every:
+        click.echo(f"{patch.unit:5} {patch.row:4} {patch.column:4}  {patch.activation:10.4g}  {patch.name}")
+    click.echo(f"{figure}: {layer}, {len(found)} feature map{'s' * (len(found) > 1)}, {len(examples)} pictures scanned")
+    if loader.unreadable:
+        names = ", ".join(sorted(loader.unreadable))
+        click.echo(f"left out, as they can't be read ({len(loader.unreadable)}): {names}", err=True)
+
+
+@click.command()
+@weights_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: LAYER_filters.png]")
+def filters(weights: Path | None, output: Path | None) -> None:
+    """Draw the filters of the first layer, which reads the colours themselves."""
+    from npconvnet.layers import Conv2d
+    from npconvnet.network import INPUT
+    from npconvnet.outputs import require_writable
+    from npconvnet.visualization.figures.training import draw_filters
+
+    network = network_of(weights, "cpu")
+    first = [node for node in network.nodes if INPUT in node.inputs and isinstance(node.layer, Conv2d)]
+    if not first:
+        raise InputError(
+            f"no convolution of {network.model} reads the image itself; its filters can't be shown as colours"
+        )
+    name, weight = first[0].name, first[0].layer.parameters["weight"]
+    figure = require_writable(output or Path(f"{name}_filters.png"))
+    count, height, width, _ = weight.shape
+    draw_filters(figure, weight, f"{network.model}: the {count} filters of {name}, {height}×{width} pixels")
+    click.echo(f"{figure}: the {count} filters of {name}")
