@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 
+from npconvnet.data.ilsvrc import open_dataset
+from npconvnet.data.toy import make_toy
+from npconvnet.models import MODELS
+from npconvnet.preprocessing import Preprocessing
+from npconvnet.weights import save_network
 from tests import stand_in_cupy
 
 # The same examples in every run, and no timing: a test fails for everyone or for nobody.
@@ -43,6 +49,26 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The stand-in, in cupy's place for the time of one test."""
     monkeypatch.setitem(sys.modules, "cupy", stand_in_cupy)
     return stand_in_cupy
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small toy set; not to be written to."""
+    root = tmp_path_factory.mktemp("toy") / "set"
+    make_toy(root, seed=1, train_per_class=2, validation_per_class=3)
+    return root
+
+
+@pytest.fixture(scope="session")
+def checkpoint(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weight file of a random network for the classes of the toy set."""
+    network = MODELS["tiny"]()
+    network.initialize(np.random.default_rng(0))
+    network.preprocessing = Preprocessing(73, 64, (120, 120, 120), (60, 60, 60))
+    network.synsets = open_dataset(toy).synsets
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_network(path, network)
+    return path
 
 
 def distinct(rng: np.random.Generator, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float64) -> Numbers:

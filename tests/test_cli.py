@@ -1,55 +1,13 @@
-"""The `npconvnet` command as a person types it: real processes, what they print, and their exit status."""
+"""The `npconvnet` command as a person types it: classify, evaluate, make-toy, and what all commands share."""
 
 import json
 import subprocess
 import sys
-from importlib import resources
-from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from npconvnet.data.ilsvrc import open_dataset
-from npconvnet.data.toy import make_toy
-from npconvnet.models import MODELS
-from npconvnet.preprocessing import Preprocessing
-from npconvnet.weights import save_network
-
-ASSETS = Path(str(resources.files("npconvnet") / "assets"))
-
-
-def npconvnet(*arguments):
-    command = [sys.executable, "-m", "npconvnet.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def refused(*arguments):
-    """The one line that a bad call prints, after checking that there is nothing else."""
-    done = npconvnet(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    return lines[0]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    root = tmp_path_factory.mktemp("toy") / "set"
-    make_toy(root, seed=1, train_per_class=2, validation_per_class=3)
-    return root
-
-
-@pytest.fixture(scope="module")
-def checkpoint(toy, tmp_path_factory):
-    network = MODELS["tiny"]()
-    network.initialize(np.random.default_rng(0))
-    network.preprocessing = Preprocessing(73, 64, (120, 120, 120), (60, 60, 60))
-    network.synsets = open_dataset(toy).synsets
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_network(path, network)
-    return path
+from tests.command_line import ASSETS, npconvnet, refused
 
 
 @pytest.mark.parametrize(

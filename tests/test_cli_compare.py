@@ -8,7 +8,7 @@ from PIL import Image
 from npconvnet.data.image import read_image
 from npconvnet.visualization.deconvnet import RULES, Unit, reconstruct
 from npconvnet.weights import bundled_network, load_network, save_network
-from tests.test_cli import ASSETS, checkpoint, npconvnet, refused, toy  # noqa: F401 (fixtures)
+from tests.command_line import ASSETS, npconvnet, refused
 
 PHOTO = ASSETS / "chelsea.jpg"
 
@@ -35,7 +35,7 @@ def test_compares_the_top_1_class_by_default(tmp_path):
             np.testing.assert_allclose(numbers[rule], expected, rtol=0, atol=1e-4 * abs(expected).max())
 
 
-def test_a_unit_in_the_middle_prints_a_table(tmp_path, checkpoint):  # noqa: F811
+def test_a_unit_in_the_middle_prints_a_table(tmp_path, checkpoint):
     options = ["--weights", checkpoint, "-o", tmp_path / "a.png"]
     done = npconvnet("compare", PHOTO, "--layer", "conv3", "--unit", 17, *options)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def test_a_unit_in_the_middle_prints_a_table(tmp_path, checkpoint):  # noqa: F81
     assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == ["relu2", "relu1", "input"]
 
 
-def test_a_named_class(tmp_path, checkpoint):  # noqa: F811
+def test_a_named_class(tmp_path, checkpoint):
     name = load_network(checkpoint).synsets[3].names
     for arguments in (["--layer", "fc8", "--target", name], ["--unit", 3]):
         done = npconvnet("compare", PHOTO, *arguments, "--weights", checkpoint, "-o", tmp_path / "a.png")
@@ -51,7 +51,7 @@ def test_a_named_class(tmp_path, checkpoint):  # noqa: F811
         assert f"{name} (fc8, channel 3)" in done.stderr
 
 
-def test_a_silent_unit_is_called_so(tmp_path, checkpoint):  # noqa: F811
+def test_a_silent_unit_is_called_so(tmp_path, checkpoint):
     network = load_network(checkpoint)
     network.parameters["conv3.bias"][5] = -1000
     save_network(tmp_path / "silent.safetensors", network)
@@ -62,7 +62,7 @@ def test_a_silent_unit_is_called_so(tmp_path, checkpoint):  # noqa: F811
     assert (tmp_path / "a.png").exists()
 
 
-def test_what_compare_refuses(tmp_path, checkpoint):  # noqa: F811
+def test_what_compare_refuses(tmp_path, checkpoint):
     to = ["-o", tmp_path / "a.png", "--weights", checkpoint]
     assert "it has conv1, relu1, norm1, pool1" in refused("compare", PHOTO, "--layer", "fire5", *to)
     assert "conv3 has no unit 64: its 64 channels are 0 to 63" in refused(
@@ -78,7 +78,7 @@ def test_what_compare_refuses(tmp_path, checkpoint):  # noqa: F811
     assert not list(tmp_path.iterdir())
 
 
-def test_sanity_check(tmp_path, checkpoint):  # noqa: F811
+def test_sanity_check(tmp_path, checkpoint):
     options = ["--weights", checkpoint, "--target", 2, "--seed", 4]
     outputs = [["-o", tmp_path / f"{name}.png", "--save", tmp_path / f"{name}.npz"] for name in "ab"]
     first, second = (npconvnet("sanity-check", PHOTO, *options, *output) for output in outputs)
@@ -96,7 +96,7 @@ def test_sanity_check(tmp_path, checkpoint):  # noqa: F811
             np.testing.assert_array_equal(a[f"{rule}_maps"], b[f"{rule}_maps"])
 
 
-def test_what_the_sanity_check_refuses(tmp_path, checkpoint):  # noqa: F811
+def test_what_the_sanity_check_refuses(tmp_path, checkpoint):
     to = ["-o", tmp_path / "a.png", "--weights", checkpoint]
     assert "no class is called 'unicorn'" in refused("sanity-check", PHOTO, "--target", "unicorn", *to)
     assert "none.jpg" in refused("sanity-check", tmp_path / "none.jpg", *to)

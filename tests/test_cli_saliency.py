@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from npconvnet.weights import load_network, read_file, write_file
-from tests.test_cli import ASSETS, checkpoint, npconvnet, refused, toy  # noqa: F401 (fixtures)
+from tests.command_line import ASSETS, npconvnet, refused
 
 
 def test_one_photo_gives_a_figure_and_its_numbers(tmp_path):
@@ -32,7 +32,7 @@ def test_targets(target, tmp_path):
     assert np.load(tmp_path / "a.npz")["target"] == 968
 
 
-def test_a_folder_goes_on_past_what_cannot_be_read(tmp_path, checkpoint):  # noqa: F811
+def test_a_folder_goes_on_past_what_cannot_be_read(tmp_path, checkpoint):
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in ("a.jpg", "c.png"):
@@ -68,7 +68,7 @@ def test_bad_input(arguments, message, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_without_preprocessing(tmp_path, checkpoint):  # noqa: F811
+def test_weights_without_preprocessing(tmp_path, checkpoint):
     tensors, header = read_file(checkpoint)
     assert load_network(checkpoint)
     del header["preprocessing"]

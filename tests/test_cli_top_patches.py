@@ -11,7 +11,7 @@ from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.weights import save_network
-from tests.test_cli import npconvnet
+from tests.command_line import npconvnet
 
 CROP = 64
 

@@ -21,7 +21,9 @@ FLOORS = [
     ["models", "prediction"],
     ["weights", "data"],
     ["training"],
-    ["visualization", "localization"],
+    ["localization"],
+    ["visualization"],
+    ["weak_localization"],
     ["cli"],
 ]
 #: `npconvnet` itself only forwards names, when they are asked for.

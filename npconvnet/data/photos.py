@@ -20,14 +20,14 @@ from npconvnet.preprocessing import Picture
 class Photos:
     """The image files that `paths` mean: a file itself, a folder all images in it.
 
-    One photo that can't be read is an error; of several, the others go on, and `finish` names those that failed.
+    One photo that can't be read is an error; of `several`, the others go on, and `finish` names those that failed.
     Raises InputError for a folder that has no images.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.files = [file for path in paths for file in _files(path)]
         self.failures: list[str] = []
-        self._several = len(self.files) > 1 or any(path.is_dir() for path in paths)
+        self.several = len(self.files) > 1 or any(path.is_dir() for path in paths)
 
     def destinations(self, output: Path | None, ending: str) -> dict[Path, Path]:
         """For each photo the file of its result: NAME + `ending`, such as "_saliency.png".
@@ -36,7 +36,7 @@ class Photos:
         Without `output` it is the current folder. Raises InputError where nothing can be written, and where two photos
         would have the same result.
         """
-        if output and not self._several and not output.is_dir():
+        if output and not self.several and not output.is_dir():
             return {self.files[0]: require_writable(output)}
         folder = output or Path()
         _make_folder(folder)
@@ -47,7 +47,7 @@ class Photos:
 
     def batches(self, size: int, label: str) -> Iterator[list[tuple[Path, Picture]]]:
         """The photos that can be read, each with its file, `size` at a time, under a progress bar called `label`."""
-        bar = tqdm(total=len(self.files), desc=label, unit="photo", leave=False, disable=not self._several)
+        bar = tqdm(total=len(self.files), desc=label, unit="photo", leave=False, disable=not self.several)
         with bar:
             for first in range(0, len(self.files), size):
                 batch = []
@@ -64,7 +64,7 @@ class Photos:
         try:
             yield
         except InputError as error:
-            if not self._several:
+            if not self.several:
                 raise
             self.failures.append(str(error))
 

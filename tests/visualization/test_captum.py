@@ -12,8 +12,8 @@ from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.models import MODELS
 from npconvnet.visualization.saliency import image_gradients, integrated_gradients, saliency_map, score_of, smooth_grad
 from npconvnet.weights import bundled_network
+from tests.command_line import ASSETS
 from tests.conftest import assert_close, from_nchw, to_nchw
-from tests.test_cli import ASSETS
 
 pytest.importorskip("torch")
 captum = pytest.importorskip("captum.attr")

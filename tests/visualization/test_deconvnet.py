@@ -13,8 +13,8 @@ from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.visualization.deconvnet import RULES, Unit, find_unit, reconstruct
 from npconvnet.weights import bundled_network
+from tests.command_line import ASSETS
 from tests.conftest import Numbers, assert_close, to_nchw
-from tests.test_cli import ASSETS
 
 
 def by_hand() -> Network:

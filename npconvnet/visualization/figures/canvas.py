@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from npconvnet.outputs import write_bytes
 
@@ -24,6 +25,13 @@ def show_picture(axes: Axes, picture: npt.NDArray[Any], title: str = "", **optio
     axes.set_axis_off()
     if title:
         axes.set_title(title, fontsize=9)
+
+
+def thumbnail(picture: npt.NDArray[Any], pixels: int) -> npt.NDArray[Any]:
+    """`picture`, (H, W, 3) uint8 or (H, W) float32, reduced to so many pixels on the longer side: all a panel shows."""
+    image = Image.fromarray(picture)
+    image.thumbnail((pixels, pixels), Image.Resampling.BILINEAR)
+    return np.array(image)
 
 
 def signed_to_rgb(signed: npt.NDArray[Any], scale: float) -> npt.NDArray[np.float64]:

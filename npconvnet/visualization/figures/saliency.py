@@ -9,10 +9,9 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from PIL import Image
 
 from npconvnet.preprocessing import Picture
-from npconvnet.visualization.figures.canvas import save_figure, show_picture
+from npconvnet.visualization.figures.canvas import save_figure, show_picture, thumbnail
 
 #: Panels are not drawn from more pixels than they can show.
 PANEL_PIXELS = 700
@@ -22,7 +21,7 @@ BRIGHTEST = 0.995
 
 def draw_saliency(path: Path, photo: Picture, saliency: npt.NDArray[Any], title: str, subtitle: str) -> None:
     """The photo (H, W, 3), its map (H, W), and the map over the photo in grey, side by side."""
-    photo, saliency = _to_panel_size(photo), _to_panel_size(saliency)
+    photo, saliency = thumbnail(photo, PANEL_PIXELS), thumbnail(saliency, PANEL_PIXELS)
     share = np.clip(saliency / max(float(np.quantile(saliency, BRIGHTEST)), 1e-30), 0, 1)
     figure, panels = _three_panels(photo.shape[0] / photo.shape[1])
     show_picture(panels[0], photo, "photo")
@@ -53,9 +52,3 @@ def _overlay(photo: Picture, share: npt.NDArray[Any]) -> npt.NDArray[np.float64]
     strength = share[..., None]
     mixed: npt.NDArray[np.float64] = (1 - strength) * 0.8 * grey[..., None] + strength * colours
     return mixed
-
-
-def _to_panel_size(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    image = Image.fromarray(picture)
-    image.thumbnail((PANEL_PIXELS, PANEL_PIXELS), Image.Resampling.BILINEAR)
-    return np.array(image)
