@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from npconvnet.cli import classification, data, visualization
+from npconvnet.cli import classification, data, localization, visualization
 from npconvnet.errors import InputError
 
 
@@ -49,9 +49,12 @@ for _command in (
     classification.classify,
     classification.evaluate,
     visualization.saliency,
+    visualization.class_model,
     visualization.compare,
     visualization.sanity_check,
     visualization.top_patches,
     visualization.filters,
+    localization.localize,
+    localization.evaluate_localization,
 ):
     commands.add_command(_command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,6 +63,81 @@ def saliency(
                     save_arrays(numbers[file], **result.arrays())
                 click.echo(f"{file}: {title} ({synset.wnid}); {figures[file]}")
     chosen.finish()
+
+
+@click.command("class-model")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    required=True,
+    metavar="CLASS",
+    help="A class: its name, a part of it, wnid or index; may be repeated.",
+)
+@weights_option
+@click.option(
+    "--objective", type=click.Choice(["score", "probability"]), help="What is raised: S_c or ln p_c.  [default: score]"
+)
+@click.option("--l2", type=float, metavar="λ", help="Price of ‖I‖² (grey levels squared).  [default: 2.5e-06]")
+@click.option("--step", type=float, help="Grey levels that the first step moves the image.  [default: 12.0]")
+@click.option("--iterations", type=int, help="Steps; they shrink to 0.  [default: 200]")
+@click.option("--jitter", type=int, help="Shift the image by up to so many pixels, at random.  [default: 0]")
+@click.option("--blur", type=float, help="Blur the image after each step, by so many pixels.  [default: 0.0]")
+@click.option("--total-variation", type=float, help="Price of Σ|ΔI|, in score per grey level.  [default: 0.0]")
+@click.option("--seed", type=int, help="Of the jitter.  [default: 0]")
+@click.option(
+    "--snapshots",
+    type=click.IntRange(0, 12),
+    default=0,
+    metavar="COUNT",
+    help="Also draw so many images of the way, into FILE_snapshots.png.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The figure, FILE.png; FILE.json says how it was made.  [default: class_model_CLASS.png]",
+)
+@click.option("--save", type=click.Path(path_type=Path), help="Write images, targets and scores to this .npz file.")
+@device_option
+def class_model(
+    targets: tuple[str, ...],
+    weights: Path | None,
+    snapshots: int,
+    output: Path | None,
+    save: Path | None,
+    device: str,
+    **recipe_options: Any,
+) -> None:
+    """Draw what the network means by a class: the image whose score, at a given contrast, is highest."""
+    from tqdm import tqdm
+
+    from npconvnet.outputs import save_arrays, write_bytes
+    from npconvnet.synsets import find_class
+    from npconvnet.visualization import class_model as ascent
+    from npconvnet.visualization.figures.class_models import draw_class_models, draw_snapshots
+
+    recipe = ascent.Recipe(**{name: value for name, value in recipe_options.items() if value is not None})
+    network = network_of(weights, device)
+    indices = list(dict.fromkeys(find_class(network.synsets, target) for target in targets))
+    files = ascent.Files.beside(output or Path(ascent.default_name(network, indices)), snapshots > 0, save)
+    steps = recipe.iterations * len(indices)
+    with tqdm(total=steps, unit="step", desc="class-model", leave=False, delay=1) as bar:
+        models = [ascent.class_model(network, index, recipe, snapshots, bar.update) for index in indices]
+    record = ascent.record(network, weights.name if weights else "bundled", recipe, models)
+    metadata = {"Software": "npconvnet", "npconvnet": json.dumps(record)}
+    draw_class_models(files.figure, network, models, recipe, metadata)
+    write_bytes(files.record, json.dumps(record, ensure_ascii=False, indent=2).encode())
+    if files.snapshots:
+        draw_snapshots(files.snapshots, network, models, recipe, metadata)
+    if files.numbers:
+        save_arrays(files.numbers, **ascent.to_arrays(models))
+    for entry in record["class_models"]:
+        click.echo(
+            f"{entry['name']} ({entry['wnid']}): score {entry['score']:.2f}, probability {entry['probability']:.2%}, "
+            f"top-1: {entry['top1']['name']}"
+        )
+    click.echo("; ".join(map(str, files.paths)), err=True)
 
 
 @click.command()

@@ -1,0 +1,165 @@
+"""Commands that find objects without ever having been shown a box, and count how often they miss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from npconvnet.cli.options import device_option, network_of, target_option, weights_option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from npconvnet.localization.graph_cut import CutOptions
+
+#: So many of the best and of the worst cases are drawn.
+CASES_SHOWN = 10
+
+
+def cut_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of the cut that are worth a try; the defaults are those of CutOptions."""
+    for option in reversed(
+        [
+            click.option("--components", type=click.IntRange(1), help="Gaussians in each colour model.  [default: 5]"),
+            click.option("--smoothness", type=click.FloatRange(0), help="Weight of the edges between pixels."),
+            click.option("--neighborhood", type=click.Choice(["4", "8"]), help="Pixels that share an edge."),
+            click.option("--color-space", type=click.Choice(["rgb", "lab"]), help="Where the colour models live."),
+            click.option(
+                "--iterations", type=click.IntRange(1), help="Cuts, each on models of the last.  [default: 1]"
+            ),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the colour models."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _cut_options(**chosen: Any) -> CutOptions:
+    from npconvnet.localization.graph_cut import CutOptions
+
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if "neighborhood" in given:
+        given["neighborhood"] = int(given["neighborhood"])
+    return CutOptions(**given)
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
+@target_option
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many classes to look for.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object a line; for several photos always.")
+@weights_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The figure.  [default: PHOTO_localize.png; for several photos one sheet, localize.png]",
+)
+@cut_options
+@device_option
+def localize(
+    photos: tuple[Path, ...],
+    target: str | None,
+    top: int,
+    as_json: bool,
+    weights: Path | None,
+    output: Path | None,
+    seed: int,
+    device: str,
+    **cut: Any,
+) -> None:
+    """Find the object in PHOTO, or in each photo of a folder, by saliency and GraphCut."""
+    from npconvnet.data.photos import Photos
+    from npconvnet.outputs import require_writable
+    from npconvnet.synsets import find_class
+    from npconvnet.visualization.figures.localization import Case, draw_objects, draw_sheet
+    from npconvnet.weak_localization.find import find_objects
+
+    chosen = Photos(photos)
+    sheet = require_writable(output or Path("localize.png")) if chosen.several else None
+    figures = {} if sheet else chosen.destinations(output, "_localize.png")
+    options = _cut_options(**cut)
+    network = network_of(weights, device)
+    wanted = [find_class(network.synsets, target)] if target else []
+    cases: list[Case] = []
+    for batch in chosen.batches(1, "localize"):
+        for file, photo in batch:
+            with chosen.may_fail():
+                found = find_objects(network, photo, 0 if wanted else top, wanted, options, seed)
+                for each in found:
+                    record = {"photo": str(file), **each.to_json()}
+                    click.echo(json.dumps(record, ensure_ascii=False) if as_json or sheet else each)
+                if sheet:
+                    best = found[0]
+                    cases.append(
+                        Case.of(photo, best.synset.names.partition(",")[0], best.found.box, mask=best.found.mask)
+                    )
+                else:
+                    titled = [(f"{each.synset.names}: {each.score:.2f}", each.found) for each in found]
+                    draw_objects(figures[file], photo, titled, file.name)
+    if sheet and cases:
+        draw_sheet(sheet, [("", cases)])
+    chosen.finish()
+
+
+@click.command("evaluate-localization")
+@click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="A folder in any layout of ILSVRC, with boxes."
+)
+@weights_option
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("localization.jsonl"),
+    show_default=True,
+    help="One JSON object for each image; a rerun goes on with this file.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Best and worst cases.  [default: RESULTS.png]")
+@click.option("--processes", type=click.IntRange(1), help="How many work at once.  [default: one for each core]")
+@click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
+@cut_options
+@device_option
+def evaluate_localization(
+    data: Path,
+    weights: Path | None,
+    results: Path,
+    output: Path | None,
+    processes: int | None,
+    as_json: bool,
+    seed: int,
+    device: str,
+    **cut: Any,
+) -> None:
+    """Print the localisation error on the validation images of a data set, as the ILSVRC challenge counts it."""
+    from tqdm import tqdm
+
+    from npconvnet.backend import resolve_device
+    from npconvnet.data.ilsvrc import open_dataset
+    from npconvnet.outputs import require_writable
+    from npconvnet.parallel import blas_threads
+    from npconvnet.visualization.figures.localization import draw_sheet
+    from npconvnet.weak_localization import evaluate
+
+    require_writable(results)
+    figure = require_writable(output or results.with_suffix(".png"))
+    run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
+    network, dataset = run.network(), open_dataset(data)
+    tasks = evaluate.tasks(network, dataset)
+    records = evaluate.Records(results, run.origin(dataset))
+    for note in filter(None, [dataset.note, evaluate.note_on_blacklist(dataset)]):
+        click.echo(note, err=True)
+    left = [task for task in tasks if task.example.name not in records.found]
+    workers = min(processes or (1 if run.device == "gpu" else blas_threads()), max(1, len(left)))
+    with tqdm(total=len(tasks), initial=len(tasks) - len(left), unit="image", desc="localise", leave=False) as bar:
+        for record in evaluate.evaluate(run, left, workers):
+            records.add(record)
+            bar.update()
+    summary = evaluate.summarise([records.found[task.example.name] for task in tasks])
+    draw_sheet(figure, evaluate.best_and_worst(tasks, records.found, CASES_SHOWN))
+    click.echo(json.dumps(summary) if as_json else evaluate.as_table(summary))
+    click.echo(f"{summary['images']} images; {results}; {figure}", err=True)
+    if summary["unreadable"]:
+        click.echo(f"{len(summary['unreadable'])} images could not be read and were left out", err=True)
