@@ -40,6 +40,7 @@ from npconvnet.localization.clsloc import (
 from npconvnet.localization.graph_cut import CutOptions
 from npconvnet.network import Network
 from npconvnet.parallel import blas_threads
+from npconvnet.synsets import imagenet_synsets
 from npconvnet.training.evaluation import labelled_for
 from npconvnet.visualization.figures.localization import Case
 from npconvnet.weak_localization.find import FoundObject, find_objects
@@ -79,7 +80,7 @@ def tasks(network: Network, dataset: Dataset) -> list[Task]:
 
 def note_on_blacklist(dataset: Dataset) -> str:
     """A sentence where the challenge leaves images out and the list of them is missing."""
-    if dataset.blacklist or not dataset.validation[0].name.rpartition("/")[2].startswith("ILSVRC2012_val"):
+    if dataset.blacklist or dataset.synsets != imagenet_synsets():
         return ""
     return (
         "the challenge's blacklist is not there (ILSVRC2014_devkit or *blacklist*.txt): every image with boxes counts"
