@@ -262,7 +262,7 @@ def _case(task: Task, records: dict[str, Record]) -> Case:
     record = records[task.example.name]
     photo = decode_image(task.example.read(), task.example.name)
     box = tuple(record["methods"][OURS]["boxes"][-1])
-    return Case.of(photo, f"{task.example.name.rpartition('/')[2]}: IoU {record['iou']:.2f}", box, task.boxes)
+    return Case.of(photo, f"{Path(task.example.name).stem}\nIoU {record['iou']:.2f}", box, task.boxes)
 
 
 def _cls_loc(scored: Record) -> ClsLoc:
