@@ -14,6 +14,7 @@ from npconvnet.errors import InputError
 if TYPE_CHECKING:
     from npconvnet.kernels.cpu.relu import ReLURule
     from npconvnet.preprocessing import ViewCount
+    from npconvnet.visualization.class_model import Goal
 
 
 @click.command()
@@ -76,10 +77,14 @@ def saliency(
 )
 @weights_option
 @click.option(
-    "--objective", type=click.Choice(["score", "probability"]), help="What is raised: S_c or ln p_c.  [default: score]"
+    "--objective",
+    type=click.Choice(["score", "probability"]),
+    default="score",
+    show_default=True,
+    help="What is raised: S_c or ln p_c.",
 )
-@click.option("--l2", type=float, metavar="λ", help="Price of ‖I‖² (grey levels squared).  [default: 2.5e-06]")
-@click.option("--step", type=float, help="Grey levels that the first step moves the image.  [default: 12.0]")
+@click.option("--l2", type=float, metavar="λ", help="Price of ‖I‖².  [default: 4e-06; for probability 0]")
+@click.option("--step", type=float, help="Grey levels that the first step moves the image.  [default: 5.0]")
 @click.option("--iterations", type=int, help="Steps; they shrink to 0.  [default: 200]")
 @click.option("--jitter", type=int, help="Shift the image by up to so many pixels, at random.  [default: 0]")
 @click.option("--blur", type=float, help="Blur the image after each step, by so many pixels.  [default: 0.0]")
@@ -103,6 +108,7 @@ def saliency(
 def class_model(
     targets: tuple[str, ...],
     weights: Path | None,
+    objective: Goal,
     snapshots: int,
     output: Path | None,
     save: Path | None,
@@ -117,7 +123,8 @@ def class_model(
     from npconvnet.visualization import class_model as ascent
     from npconvnet.visualization.figures.class_models import draw_class_models, draw_snapshots
 
-    recipe = ascent.Recipe(**{name: value for name, value in recipe_options.items() if value is not None})
+    given = {name: value for name, value in recipe_options.items() if value is not None}
+    recipe = ascent.Recipe.for_objective(objective, **given)
     network = network_of(weights, device)
     indices = list(dict.fromkeys(find_class(network.synsets, target) for target in targets))
     files = ascent.Files.beside(output or Path(ascent.default_name(network, indices)), snapshots > 0, save)

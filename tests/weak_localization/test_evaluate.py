@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from npconvnet.data.ilsvrc import open_dataset
+from npconvnet.data.image import decode_image
 from npconvnet.errors import InputError
 from npconvnet.localization.graph_cut import CutOptions
 from npconvnet.localization.localize import localize
@@ -73,7 +74,7 @@ def test_the_record_of_an_image(network, some):
     for answer in record["methods"].values():
         assert len(answer["boxes"]) == 6  # one for each guess, and one for the true class
         assert answer["classification_top5"] == (some[0].label in record["guesses"])
-    photo = evaluate.decode_image(some[0].example.read(), "")
+    photo = decode_image(some[0].example.read(), "")
     (known,) = explain(network, [photo], some[0].label)
     assert record["methods"][OURS]["boxes"][-1] == localize(photo, known.map, OPTIONS, 0).box
 
