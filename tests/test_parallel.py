@@ -1,5 +1,6 @@
 """Halves of a batch: the same gradients as the whole, the same bits every time, BLAS left as it was."""
 
+import time
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ from threadpoolctl import threadpool_info
 
 from npconvnet import kernels
 from npconvnet.models import MODELS
-from npconvnet.parallel import in_halves
+from npconvnet.parallel import in_halves, two_at_once
 from npconvnet.randomness import Purpose, generator
 from npconvnet.training.step import loss_and_gradients
 
@@ -42,6 +43,25 @@ def test_an_error_in_a_half_comes_out():
     with pytest.raises(ValueError, match="second half"):
         in_halves(fail, np.zeros(2))
     assert blas_threads() == before
+
+
+def test_two_at_once_keeps_the_order_and_holds_blas():
+    found = two_at_once(lambda item: (item, max(blas_threads())), range(7))
+    assert [item for item, _ in found] == list(range(7))
+    assert {threads for _, threads in found} == {max(1, max(blas_threads()) // 2)}
+
+
+def test_an_error_stops_what_has_not_begun():
+    begun = []
+
+    def fail(item):
+        begun.append(item)
+        time.sleep(0.01)
+        raise ValueError(f"item {item}")
+
+    with pytest.raises(ValueError, match="item"):
+        two_at_once(fail, range(100))
+    assert len(begun) < 100
 
 
 def test_arrays_on_a_gpu_stay_whole(cupy):

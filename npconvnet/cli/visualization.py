@@ -130,7 +130,7 @@ def class_model(
     files = ascent.Files.beside(output or Path(ascent.default_name(network, indices)), snapshots > 0, save)
     steps = recipe.iterations * len(indices)
     with tqdm(total=steps, unit="step", desc="class-model", leave=False, delay=1) as bar:
-        models = [ascent.class_model(network, index, recipe, snapshots, bar.update) for index in indices]
+        models = ascent.class_models(network, indices, recipe, snapshots, bar.update)
     record = ascent.record(network, weights.name if weights else "bundled", recipe, models)
     metadata = {"Software": "npconvnet", "npconvnet": json.dumps(record)}
     draw_class_models(files.figure, network, models, recipe, metadata)

@@ -134,8 +134,9 @@ def test_snapshots_are_images_of_the_way(tiny):
     assert len(calls) == 10
 
 
-def test_on_a_gpu(tiny, cupy):
-    recipe = Recipe(iterations=4, blur=0.5, total_variation=1e-5)
+@pytest.mark.parametrize("objective", ["score", "probability"])
+def test_on_a_gpu(tiny, cupy, objective):
+    recipe = Recipe(objective=objective, iterations=4, jitter=2, blur=0.5, total_variation=1e-5)
     on_cpu = class_model(tiny, 3, recipe)
     on_gpu = class_model(tiny.to("gpu"), 3, recipe, snapshots=2)
     assert_close(on_gpu.image, on_cpu.image)

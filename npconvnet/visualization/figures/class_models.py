@@ -20,8 +20,6 @@ ALONE, AMONG_OTHERS, GAP = 5.0, 2.3, 0.12
 TITLE, HEADING, CAPTION = 0.42, 0.36, 0.5
 #: So many characters of the caption fit into an inch.
 CHARACTERS = 17
-
-
 #: Classes side by side.
 COLUMNS = 5
 
@@ -32,9 +30,8 @@ def draw_class_models(
     """One picture to a class, with the score it reaches; `metadata` goes into the file as text."""
     titles = [f"{_name(network, model.target)}\n{_verdict(network, model)}" for model in models]
     pictures = [network.preprocessing.picture(model.image) for model in models]
-    _draw_sheet(
-        path, pictures, titles, COLUMNS, _heading(network, "Class model", len(models)), _caption(recipe), metadata
-    )
+    heading = _heading(network, "Class model", len(models))
+    _draw_sheet(path, pictures, titles, COLUMNS, heading, _caption(recipe), metadata)
 
 
 def draw_snapshots(
