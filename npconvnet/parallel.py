@@ -36,7 +36,7 @@ def in_halves(function: Callable[..., R], *arrays: Array) -> list[R]:
 
 
 def two_at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """[function(item) for each of `items`], two at a time. `function` may not come here again: it would wait forever."""
+    """[function(item) for each of `items`], two at a time; `function` may not come here again, or it waits forever."""
     with _blas().limit(limits=max(1, blas_threads() // 2), user_api="blas"):
         futures = [_pool().submit(copy_context().run, function, item) for item in items]  # keeps np.errstate
         try:

@@ -49,26 +49,40 @@ def localize(
     options = options or CutOptions()
     grid = _Grid.of(*saliency.shape)
     small = grid.mean(saliency[..., None].astype(np.float64))[..., 0]
-    smooth = ndimage.gaussian_filter(small, options.smoothing * min(small.shape))
-    note = _why_not(image, saliency, smooth)
+    smooth: npt.NDArray[np.float64] = ndimage.gaussian_filter(small, options.smoothing * min(small.shape))
+    centered = smooth * center_weights(small.shape, options.center_prior)
+    note = _why_not(image, saliency, smooth, centered)
     if note is not None:
         everywhere = np.ones(saliency.shape, bool)
         return Localization(whole_image_box(*saliency.shape), everywhere, ~everywhere, ~everywhere, note)
 
-    foreground_seeds, background_seeds = seeds(smooth, options)
+    foreground_seeds, background_seeds = seeds(centered, options)
     rng = np.random.default_rng(seed)
     foreground = segment(grid.mean(image / 255), foreground_seeds, background_seeds, options, rng)
     mask = grid.enlarge(largest_component(foreground))
     return Localization(bounding_box(mask), mask, grid.enlarge(foreground_seeds), grid.enlarge(background_seeds))
 
 
+def center_weights(shape: tuple[int, ...], spread: float) -> npt.NDArray[np.float64]:
+    """A Gaussian around the middle of a map (H, W), whose standard deviation is `spread` half sides in each direction.
+
+    1 in the middle; 1 everywhere where `spread` is infinite.
+    """
+    y, x = (((np.arange(side) + 0.5) / (side / 2) - 1) / spread for side in shape)
+    weights: npt.NDArray[np.float64] = np.exp(-(y[:, None] ** 2 + x**2) / 2)
+    return weights
+
+
 def _why_not(
-    image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.floating], smooth: npt.NDArray[np.float64]
+    image: npt.NDArray[np.uint8],
+    saliency: npt.NDArray[np.floating],
+    smooth: npt.NDArray[np.float64],
+    centered: npt.NDArray[np.float64],
 ) -> str | None:
-    """Why there is nothing to cut, if so. Rounding can make a flat map uneven, and smoothing an uneven one flat."""
+    """Why there is nothing to cut, if so. Any step can make an uneven map flat, and its rounding a flat one uneven."""
     if not np.isfinite(smooth).all():
         return "the saliency map is not finite everywhere"
-    if saliency.min() == saliency.max() or smooth.min() == smooth.max():
+    if any(each.min() == each.max() for each in (saliency, smooth, centered)):
         return "the saliency map is the same everywhere"
     if (image == image[0, 0]).all():
         return "the photo has a single colour"

@@ -177,6 +177,8 @@ def test_same_seed_same_bits(disc):
         {"background_quantile": -0.1},
         {"foreground_quantile": 1.5},
         {"smoothing": -1},
+        {"center_prior": 0},
+        {"center_prior": float("nan")},
         {"smoothness": -1},
         {"components": 0},
         {"iterations": 0},

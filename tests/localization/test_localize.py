@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from npconvnet.localization.bounding_box import bounding_box, iou, whole_image_box
 from npconvnet.localization.graph_cut import CutOptions
-from npconvnet.localization.localize import WORKING_SIZE, localize
+from npconvnet.localization.localize import WORKING_SIZE, center_weights, localize
 
 
 def ellipse_and_map(size, seed):
@@ -50,6 +50,21 @@ def test_same_seed_same_bits_and_the_input_stays():
 def test_the_scale_of_the_map_does_not_matter():
     image, saliency, _ = ellipse_and_map((90, 120), 2)
     assert np.array_equal(localize(image, saliency).mask, localize(image, saliency * 1024).mask)
+
+
+def test_center_weights_are_the_formula():
+    weights = center_weights((3, 4), 0.5)
+    y, x = np.array([-2 / 3, 0, 2 / 3]), np.array([-0.75, -0.25, 0.25, 0.75])
+    assert weights == pytest.approx(np.exp(-2 * y[:, None] ** 2) * np.exp(-2 * x**2))
+    assert (center_weights((3, 4), np.inf) == 1).all()
+
+
+def test_of_equally_salient_objects_the_prior_prefers_the_one_in_the_middle():
+    image, saliency = np.zeros((60, 80, 3), np.uint8), np.full((60, 80), 0.01)
+    image[22:40, 30:50], image[:26, :26] = [200, 60, 0], [0, 60, 200]
+    saliency[22:40, 30:50] = saliency[:26, :26] = 1
+    assert localize(image, saliency, CutOptions(center_prior=np.inf)).box == (0, 0, 25, 25)
+    assert localize(image, saliency, CutOptions(center_prior=0.5)).box == (30, 22, 49, 39)
 
 
 def photo(height=20, width=30):
