@@ -14,6 +14,7 @@ _HOMES = {
     "Synset": "npconvnet.synsets",
     "bundled_network": "npconvnet.weights",
     "classify_picture": "npconvnet.prediction",
+    "explain": "npconvnet.visualization.saliency",
     "load_network": "npconvnet.weights",
     "open_dataset": "npconvnet.data.ilsvrc",
     "read_image": "npconvnet.data.image",

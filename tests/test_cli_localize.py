@@ -52,6 +52,8 @@ def test_a_folder_gives_a_sheet_and_a_line_for_each_photo(tmp_path, checkpoint, 
         ([ASSETS / "coffee.jpg", "-o", "/none/a.png"], "there is no folder /none"),
         ([ASSETS / "coffee.jpg", "--neighborhood", "6"], "'6' is not one of '4', '8'"),
         ([ASSETS / "coffee.jpg", "--smoothness", "-1"], "not in the range"),
+        ([ASSETS / "coffee.jpg", "--smoothness", "nan"], "have to be finite"),
+        ([ASSETS / "coffee.jpg", "--center-prior", "nan"], "a center prior of nan"),
     ],
 )
 def test_bad_input(arguments, message, tmp_path, monkeypatch):

@@ -25,7 +25,8 @@ def test_the_readme_s_python_runs():
     code = code.replace('"npconvnet/assets', f'"{Path(npconvnet.__file__).parent}/assets')
     names: dict[str, object] = {}
     exec(code, names)
-    assert names["saliency"].shape == (1, 227, 227, 3)  # type: ignore[attr-defined]
+    assert names["gradient"].shape == (1, 227, 227, 3)  # type: ignore[attr-defined]
+    assert names["explained"].map.shape == (300, 451)  # type: ignore[attr-defined]
 
 
 def test_the_readme_s_links_lead_somewhere():

@@ -24,9 +24,14 @@ def cut_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         [
             click.option("--components", type=click.IntRange(1), help="Gaussians in each colour model.  [default: 5]"),
-            click.option("--smoothness", type=click.FloatRange(0), help="Weight of the edges between pixels."),
-            click.option("--neighborhood", type=click.Choice(["4", "8"]), help="Pixels that share an edge."),
-            click.option("--color-space", type=click.Choice(["rgb", "lab"]), help="Where the colour models live."),
+            click.option(
+                "--center-prior",
+                type=click.FloatRange(0, min_open=True),
+                help="How far from the middle objects are expected, in half sides; inf: anywhere.  [default: 0.8]",
+            ),
+            click.option("--smoothness", type=click.FloatRange(0), help="Price of parting two pixels.  [default: 50]"),
+            click.option("--neighborhood", type=click.Choice(["4", "8"]), help="Pixels with an edge.  [default: 4]"),
+            click.option("--color-space", type=click.Choice(["rgb", "lab"]), help="Of the models.  [default: rgb]"),
             click.option(
                 "--iterations", type=click.IntRange(1), help="Cuts, each on models of the last.  [default: 1]"
             ),

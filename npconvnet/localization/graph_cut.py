@@ -9,6 +9,7 @@ over all pairs of neighbours.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ import maxflow
 import numpy as np
 import numpy.typing as npt
 
+from npconvnet.errors import InputError
 from npconvnet.localization.color_model import fit_color_model
 from npconvnet.localization.color_space import rgb_to_lab
 
@@ -62,13 +64,15 @@ class CutOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.background_quantile <= self.foreground_quantile <= 1:
-            raise ValueError("0 <= background_quantile <= foreground_quantile <= 1 is required")
+            raise InputError("0 <= background_quantile <= foreground_quantile <= 1 is required")
         if self.neighborhood not in STEPS or self.color_space not in ("rgb", "lab"):
-            raise ValueError("neighborhood is 4 or 8, and color_space 'rgb' or 'lab'")
+            raise InputError("neighborhood is 4 or 8, and color_space 'rgb' or 'lab'")
         if not self.center_prior > 0:
-            raise ValueError("center_prior has to be positive; infinity is for none")
-        if min(self.smoothing, self.smoothness) < 0 or min(self.components, self.iterations) < 1:
-            raise ValueError("smoothing and smoothness can't be negative, components and iterations begin at 1")
+            raise InputError(f"a center prior of {self.center_prior} is none; give a positive number, or inf for none")
+        if not (0 <= self.smoothing < math.inf and 0 <= self.smoothness < math.inf):
+            raise InputError("smoothing and smoothness have to be finite, and not negative")
+        if min(self.components, self.iterations) < 1:
+            raise InputError("components and iterations begin at 1")
 
 
 def seeds(saliency: FloatArray, options: CutOptions) -> tuple[Mask, Mask]:

@@ -68,8 +68,9 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]]) -> None:
         for name, cases in rows
         for first in range(0, len(cases), COLUMNS)
     ]
-    figure = Figure(figsize=(2.1 * COLUMNS, 2.1 * len(lines)), layout="constrained")
-    grid = figure.subplots(len(lines), COLUMNS, squeeze=False)
+    columns = max(len(cases) for _, cases in lines)
+    figure = Figure(figsize=(2.1 * columns, 2.1 * len(lines)), layout="constrained")
+    grid = figure.subplots(len(lines), columns, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
     for row, (name, cases) in zip(grid, lines, strict=True):
