@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def require_writable(path: Path) -> Path:
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise InputError(f"{path}: cannot be written (no permission); choose another place")
     return path
+
+
+def require_apart(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Raises InputError where two outputs are one file, or an output would overwrite what the command reads."""
+    read = {path.resolve() for path in inputs if path}
+    written: set[Path] = set()
+    for path in filter(None, outputs):
+        if path.resolve() in read:
+            raise InputError(f"{path}: would be overwritten, and it is an input; choose another place for the output")
+        if path.resolve() in written:
+            raise InputError(f"{path}: is named for two outputs; give each a name of its own")
+        written.add(path.resolve())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

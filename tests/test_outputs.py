@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npconvnet.errors import InputError
-from npconvnet.outputs import require_writable, save_arrays, write_bytes
+from npconvnet.outputs import require_apart, require_writable, save_arrays, write_bytes
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -28,3 +28,12 @@ def test_places_where_nothing_can_be_written(tmp_path):
         write_bytes(tmp_path / "none" / "picture.png", b"")
     with pytest.raises(InputError, match="cannot be written"):
         save_arrays(tmp_path / "none" / "numbers.npz", a=np.ones(1))
+
+
+def test_outputs_that_would_overwrite_an_input_or_each_other(tmp_path):
+    photo, figure = tmp_path / "photo.jpg", tmp_path / "figure.png"
+    require_apart([figure, None], [photo, None])
+    with pytest.raises(InputError, match="it is an input"):
+        require_apart([tmp_path / "." / "photo.jpg"], [photo])
+    with pytest.raises(InputError, match="named for two outputs"):
+        require_apart([figure, tmp_path / "figure.png"], [photo])

@@ -23,10 +23,10 @@ def cut_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of the cut that are worth a try; the defaults are those of CutOptions."""
     for option in reversed(
         [
-            click.option("--components", type=click.IntRange(1), help="Gaussians in each colour model.  [default: 5]"),
+            click.option("--components", type=click.IntRange(1, 50), help="Gaussians in a colour model.  [default: 5]"),
             click.option(
                 "--center-prior",
-                type=click.FloatRange(0, min_open=True),
+                type=click.FloatRange(0.05),
                 help="How far from the middle objects are expected, in half sides; inf: anywhere.  [default: 0.8]",
             ),
             click.option("--smoothness", type=click.FloatRange(0), help="Price of parting two pixels.  [default: 50]"),
@@ -78,7 +78,7 @@ def localize(
 ) -> None:
     """Find the object in PHOTO, or in each photo of a folder, by saliency and GraphCut."""
     from npconvnet.data.photos import Photos
-    from npconvnet.outputs import require_writable
+    from npconvnet.outputs import require_apart, require_writable
     from npconvnet.synsets import find_class
     from npconvnet.visualization.figures.localization import Case, draw_objects, draw_sheet
     from npconvnet.weak_localization.find import find_objects
@@ -86,6 +86,7 @@ def localize(
     chosen = Photos(photos)
     sheet = require_writable(output or Path("localize.png")) if chosen.several else None
     figures = {} if sheet else chosen.destinations(output, "_localize.png")
+    require_apart([sheet, *figures.values()], [*chosen.files, weights])
     options = _cut_options(**cut)
     network = network_of(weights, device)
     wanted = [find_class(network.synsets, target)] if target else []
@@ -99,14 +100,15 @@ def localize(
                     click.echo(json.dumps(record, ensure_ascii=False) if as_json or sheet else each)
                 if sheet:
                     best = found[0]
-                    cases.append(
-                        Case.of(photo, best.synset.names.partition(",")[0], best.found.box, mask=best.found.mask)
-                    )
+                    name = f"{file.name}\n{best.synset.names.partition(',')[0]}"
+                    cases.append(Case.of(photo, name, best.found.box, mask=best.found.mask))
                 else:
                     titled = [(f"{each.synset.names}: {each.score:.2f}", each.found) for each in found]
                     draw_objects(figures[file], photo, titled, file.name)
+                    click.echo(str(figures[file]), err=True)
     if sheet and cases:
         draw_sheet(sheet, [("", cases)])
+        click.echo(str(sheet), err=True)
     chosen.finish()
 
 
@@ -143,13 +145,14 @@ def evaluate_localization(
 
     from npconvnet.backend import resolve_device
     from npconvnet.data.ilsvrc import open_dataset
-    from npconvnet.outputs import require_writable
+    from npconvnet.outputs import require_apart, require_writable
     from npconvnet.parallel import blas_threads
     from npconvnet.visualization.figures.localization import draw_sheet
     from npconvnet.weak_localization import evaluate
 
     require_writable(results)
     figure = require_writable(output or results.with_suffix(".png"))
+    require_apart([results, figure], [weights])
     run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
     network, dataset = run.network(), open_dataset(data)
     tasks = evaluate.tasks(network, dataset)

@@ -243,15 +243,13 @@ class Files:
 
     @classmethod
     def beside(cls, figure: Path, snapshots: bool, numbers: Path | None) -> Files:
-        """Names for all; raises InputError where one can't be written, or would overwrite another."""
+        """Names for all; raises InputError where one can't be written."""
         if figure.suffix.lower() != ".png":
             raise InputError(f"{figure}: the figure is a PNG; give a name that ends in .png")
         strip = figure.with_name(f"{figure.stem}_snapshots.png") if snapshots else None
         files = cls(figure, figure.with_suffix(".json"), strip, numbers)
         for path in files.paths:
             require_writable(path)
-        if len({path.resolve() for path in files.paths}) < len(files.paths):
-            raise InputError(f"{numbers}: is the name of the figure or its record; give the numbers another")
         return files
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from npconvnet.localization.bounding_box import Box, Mask
@@ -18,21 +19,23 @@ from npconvnet.localization.localize import Localization
 from npconvnet.preprocessing import Picture
 from npconvnet.visualization.figures.canvas import BLUE, ORANGE, save_figure, show_picture, thumbnail
 
-#: Photos side by side on a sheet, and the pixels of the longer side of each.
-COLUMNS, SHEET_PIXELS = 5, 320
+#: Photos side by side on a sheet, and the pixels of the longer side of each there and in a figure of its own.
+COLUMNS, SHEET_PIXELS, PANEL_PIXELS = 5, 320, 700
 
 
 def draw_objects(path: Path, photo: Picture, objects: Sequence[tuple[str, Localization]], title: str) -> None:
     """For each object, by its name, the photo with the seeds of the cut, and with its answer."""
-    width, aspect = 3.2, photo.shape[0] / photo.shape[1]
-    height = min(max(width * aspect, 0.9), 5.0)
+    size = (photo.shape[0], photo.shape[1])
+    width = 3.2
+    height = min(max(width * size[0] / size[1], 0.9), 5.0)
     figure = Figure(figsize=(2 * width + 0.3, len(objects) * (height + 0.35) + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(objects), 2, squeeze=False)
+    stride = max(1, max(size) // PANEL_PIXELS)
     for (seeded, answered), (name, found) in zip(grid, objects, strict=True):
-        show_picture(seeded, _tinted(photo, found), "seeds of the cut")
-        show_picture(answered, photo, name)
-        _outline(answered, found.mask, photo.shape[:2])
+        show_picture(seeded, _tinted(photo, found)[::stride, ::stride], "seeds of the cut", extent=_extent(size))
+        show_picture(answered, photo[::stride, ::stride], name, extent=_extent(size))
+        _outline(answered, found.mask[::stride, ::stride], size)
         _frame(answered, found.box)
     seeds = [Patch(color=ORANGE, label="foreground"), Patch(color=BLUE, label="background")]
     grid[0, 0].legend(handles=seeds, loc="lower left", fontsize=7)
@@ -77,12 +80,18 @@ def draw_sheet(path: Path, rows: Sequence[tuple[str, Sequence[Case]]]) -> None:
         for axes, case in zip(row, cases, strict=False):
             _draw_case(axes, case)
         row[0].text(-0.05, 0.5, name, rotation=90, va="center", ha="right", fontsize=9, transform=row[0].transAxes)
+    if any(case.truth for _, cases in rows for case in cases):
+        boxes = [
+            Line2D([], [], color=ORANGE, label="found, told the class"),
+            Line2D([], [], color="black", linestyle="--", label="true (white and dashed)"),
+        ]
+        figure.legend(handles=boxes, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
 def _draw_case(axes: Axes, case: Case) -> None:
     height, width = case.size
-    show_picture(axes, case.picture, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    show_picture(axes, case.picture, extent=_extent(case.size))
     axes.set_title(case.title, fontsize=7)
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     for box in case.truth:
@@ -90,6 +99,11 @@ def _draw_case(axes: Axes, case: Case) -> None:
     if case.mask is not None:
         _outline(axes, case.mask, case.size)
     _frame(axes, case.box)
+
+
+def _extent(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Where a picture reduced to fewer pixels lies among the pixels of the photo of this size."""
+    return -0.5, size[1] - 0.5, size[0] - 0.5, -0.5
 
 
 def _tinted(photo: Picture, found: Localization) -> npt.NDArray[np.float64]:
