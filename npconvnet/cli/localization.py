@@ -89,7 +89,7 @@ def localize(
     require_apart([sheet, *figures.values()], [*chosen.files, weights])
     options = _cut_options(**cut)
     network = network_of(weights, device)
-    wanted = [find_class(network.synsets, target)] if target else []
+    wanted = [find_class(network.synsets, target)] if target is not None else []
     cases: list[Case] = []
     for batch in chosen.batches(1, "localize"):
         for file, photo in batch:
@@ -156,10 +156,10 @@ def evaluate_localization(
     run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
     network, dataset = run.network(), open_dataset(data)
     tasks = evaluate.tasks(network, dataset)
-    records = evaluate.Records(results, run.origin(dataset))
+    records = evaluate.Records(results, run.origin(tasks))
     for note in filter(None, [dataset.note, evaluate.note_on_blacklist(dataset)]):
         click.echo(note, err=True)
-    left = [task for task in tasks if task.example.name not in records.found]
+    left = [task for task in tasks if "iou" not in records.found.get(task.example.name, {})]  # new, or unreadable then
     workers = min(processes or (1 if run.device == "gpu" else blas_threads()), max(1, len(left)))
     with tqdm(total=len(tasks), initial=len(tasks) - len(left), unit="image", desc="localise", leave=False) as bar:
         for record in evaluate.evaluate(run, left, workers):

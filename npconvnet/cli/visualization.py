@@ -52,7 +52,7 @@ def saliency(
     numbers = chosen.destinations(save, "_saliency.npz") if save else {}
     require_apart([*figures.values(), *numbers.values()], [*chosen.files, weights])
     network = network_of(weights, device)
-    index = find_class(network.synsets, target) if target else None
+    index = find_class(network.synsets, target) if target is not None else None
     for batch in chosen.batches(max(1, 20 // views), "saliency"):
         found = explain(network, [photo for _, photo in batch], index, views, rule)
         for (file, photo), result in zip(batch, found, strict=True):
@@ -189,9 +189,9 @@ def compare(
     require_apart([figure, save], [photo, weights])
     network = network_of(weights, device)
     is_class = layer in (None, network.last)
-    if target and (unit or not is_class):
+    if target is not None and (unit or not is_class):
         raise InputError("--target names a class score; leave out --layer and --unit, or --target")
-    if target:
+    if target is not None:
         unit = str(find_class(network.synsets, target))
     x = to_device(network.preprocess([read_image(photo)]), network.device)
     found = send_back(network, x, find_unit(network, x, layer, unit or "strongest"))
@@ -238,7 +238,7 @@ def sanity_check(
     require_apart([figure, save], [photo, weights])
     network = network_of(weights, device)
     x = to_device(network.preprocess([read_image(photo)]), network.device)
-    index = find_class(network.synsets, target) if target else int(network.scores(x).argmax())
+    index = find_class(network.synsets, target) if target is not None else int(network.scores(x).argmax())
     stages = randomization.stage_names(network)
     maps = randomization.randomize_often(network, x, index, seed)
     bar = tqdm(maps, total=randomization.RUNS * len(stages), unit="stage", desc="sanity-check", leave=False)

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,13 @@ from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.errors import InputError
 from npconvnet.network import Network
 from npconvnet.outputs import require_writable
-from npconvnet.parallel import two_at_once
+from npconvnet.parallel import blas_threads, two_at_once
 from npconvnet.visualization.saliency import Objective, image_gradients, score_of
 
 #: What is raised: the class score, or the logarithm of the class's softmax probability.
 Goal = Literal["score", "probability"]
+#: Pixels; the image comes round its edges long before.
+FARTHEST_JITTER = 1000
 #: A file is named after so many classes at most.
 NAMES_SHOWN = 4
 
@@ -69,6 +72,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.iterations < 1:
             raise InputError(f"{self.iterations} iterations draw nothing; give 1 or more")
+        if self.jitter > FARTHEST_JITTER:
+            raise InputError(f"a jitter of {self.jitter} pixels is farther than images are wide; give a few pixels")
         if not 0 < self.step < math.inf:
             raise InputError(f"a step of {self.step} grey levels is none; give a number above 0")
         for name in ("l2", "jitter", "blur", "total_variation", "seed"):
@@ -288,6 +293,12 @@ def record(network: Network, weights: str, recipe: Recipe, models: Sequence[Clas
         "parameters_sha256": _checksum(network),
         "preprocessing": network.preprocessing.to_json(),
         "recipe": asdict(recipe),
+        "computed_with": {
+            "npconvnet": version("npconvnet"),
+            "numpy": np.__version__,
+            "device": network.device,
+            "blas_threads": max(1, blas_threads() // 2),
+        },
         "class_models": [
             {
                 **_described(network, model.target),

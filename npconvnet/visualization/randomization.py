@@ -96,7 +96,7 @@ def stage_names(network: Network) -> tuple[str, ...]:
 def randomize(network: Network, x: Array, target: int, rng: np.random.Generator) -> Iterator[Maps]:
     """One run: the maps of a preprocessed image `x` (1, H, W, 3) at each of the `stage_names`, one after the other.
 
-    The other class is drawn from `rng`, and so are the parameters, as before training. `network` stays as it is.
+    The other class is drawn from `rng`, and so are the parameters, by He's rule. `network` stays as it is.
     Raises InputError for a network of one class.
     """
     classes = len(network.synsets)

@@ -14,6 +14,7 @@ from math import ceil, floor
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_whole, view_positions
 
@@ -31,7 +32,8 @@ class SubImages:
     def put_back(self, maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """One map (H, W) in the picture's own pixels, from a map (views, crop, crop) for each sub-image.
 
-        Zero where no sub-image reaches: around a single centre crop, and at the ends of a panorama.
+        Zero around a single centre crop, and at the ends of a panorama. In pictures longer than two crops the ten leave
+        strips above and below the middle (or on its sides); these take the value of the nearest pixel that one shows.
         """
         views, crop, _ = maps.shape
         rows, columns = self.resized_size
@@ -41,6 +43,8 @@ class SubImages:
             total[top : top + crop, left : left + crop] += found[:, ::-1] if reflect else found
             seen[top : top + crop, left : left + crop] += 1
         total /= np.maximum(seen, 1)
+        if views == 10 and not seen.all():
+            total = total[tuple(distance_transform_edt(seen == 0, return_distances=False, return_indices=True))]
         return self._to_picture_pixels(total)
 
     def _to_picture_pixels(self, resized: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -60,7 +64,7 @@ class SubImages:
 
 def cut(picture: Picture, preprocessing: Preprocessing, views: ViewCount) -> SubImages:
     """The centre crop of `picture`, uint8 (H, W, 3), or its ten sub-images: corners and centre, then reflected."""
-    # Ten views are three crops wide at most: a longer picture would have gaps between them.
+    # Ten views are three crops wide at most.
     resized = resize_whole(picture, preprocessing.resize, longest=3 * preprocessing.crop)
     return SubImages(
         inputs=preprocessing.views(resized.picture[None], views),

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -80,7 +81,7 @@ def tasks(network: Network, dataset: Dataset) -> list[Task]:
 
 def note_on_blacklist(dataset: Dataset) -> str:
     """A sentence where the challenge leaves images out and the list of them is missing."""
-    if dataset.blacklist or dataset.synsets != imagenet_synsets():
+    if dataset.blacklist or [each.wnid for each in dataset.synsets] != [each.wnid for each in imagenet_synsets()]:
         return ""
     return (
         "the challenge's blacklist is not there (ILSVRC2014_devkit or *blacklist*.txt): every image with boxes counts"
@@ -146,28 +147,41 @@ class Run:
     options: CutOptions
     seed: int
 
-    def origin(self, dataset: Dataset) -> Record:
-        """What must be the same for results to stand in one file."""
-        weights = hashlib.sha256(self.weights.read_bytes()).hexdigest() if self.weights else "bundled SqueezeNet 1.1"
-        return {"weights": weights, "data": str(dataset.root), "options": asdict(self.options), "seed": self.seed}
+    def origin(self, chosen: Sequence[Task]) -> Record:
+        """What must be the same for results to stand in one file: weights, images with their boxes, options."""
+        weights = _digest(self.weights.read_bytes()) if self.weights else "bundled SqueezeNet 1.1"
+        images = _digest(repr([(task.example.name, task.label, task.boxes) for task in chosen]).encode())
+        return {"weights": weights, "images": images, "options": asdict(self.options), "seed": self.seed}
 
     def network(self) -> Network:
         """The network, on its device."""
         return (load_network(self.weights) if self.weights else bundled_network()).to(self.device)
 
 
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def evaluate(run: Run, chosen: Sequence[Task], processes: int) -> Iterator[Record]:
-    """The records of the `chosen` images, in their order, from so many processes at once."""
-    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (run, processes)) as pool:
+    """The records of the `chosen` images, in their order, from so many processes at once.
+
+    Raises InputError where one of them dies.
+    """
+    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (run,)) as pool:
         try:
             yield from pool.map(_work, chosen)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process died, perhaps for lack of memory; run it again with fewer --processes"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(run: Run, processes: int) -> None:
-    """Prepares a new process: its share of the cores, and a network of its own."""
-    threadpool_limits(max(1, blas_threads() // processes))
+def _begin(run: Run) -> None:
+    """Prepares a new process: one thread for BLAS, so that bits do not depend on their number, and a network."""
+    threadpool_limits(1)
+    blas_threads.cache_clear()
     _OF_THIS_PROCESS.update(run=run, network=run.network())
 
 
@@ -190,13 +204,13 @@ class Records:
         """Opens or begins `path`; raises InputError where other weights, data or options made what stands there."""
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as the results of a run; give another file") from error
-        whole = [record for record in map(_parsed, text.splitlines()) if record is not None]
+            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); give another file") from error
+        whole = [record for record in map(_parsed, text.split("\n")) if record is not None]
         if text and whole[:1] != [origin]:
             raise InputError(f"{path}: holds the results of other weights, data or options; give another file")
-        self.found: dict[str, Record] = {record["name"]: record for record in whole[1:]}
+        self.found: dict[str, Record] = {record["name"]: record for record in whole[1:] if "name" in record}
         if not text:
             self._append(json.dumps(origin))
         elif not text.endswith("\n"):
@@ -205,7 +219,7 @@ class Records:
     def add(self, record: Record) -> None:
         """Appends one record."""
         self.found[record["name"]] = record
-        self._append(json.dumps(record, ensure_ascii=False))
+        self._append(json.dumps(record))
 
     def _append(self, line: str) -> None:
         try:

@@ -70,3 +70,13 @@ def test_the_ends_of_a_panorama_are_zero():
     back = views.put_back(np.ones((10, 64, 64), np.float32))
     assert back[:, 320 - 96 : 320 + 96].min() == pytest.approx(1)  # three crops side by side
     assert back[:, : 320 - 98].max() == back[:, 320 + 98 :].max() == 0
+
+
+@pytest.mark.parametrize("size", [(360, 640), (300, 600), (700, 300)])
+def test_long_pictures_have_no_gaps(size):
+    views = cut(np.zeros((*size, 3), np.uint8), Preprocessing(resize=256, crop=224), 10)
+    back = views.put_back(np.ones((10, 224, 224), np.float32))
+    (y, x), (height, width) = (size[0] // 2, size[1] // 2), size
+    assert back[:, x].min() == pytest.approx(1)
+    assert back[y].max() == pytest.approx(1)
+    assert back[height // 8 : -height // 8, width // 8 : -width // 8].min() == pytest.approx(1)

@@ -124,13 +124,28 @@ def test_the_results_of_something_else_are_not_touched(text, tmp_path):
     assert (tmp_path / "r.jsonl").read_text() == text
 
 
-def test_what_made_the_results(checkpoint, dataset, tmp_path):
+def test_what_made_the_results(checkpoint, some, tmp_path):
     run = Run(checkpoint, "cpu", OPTIONS, seed=0)
     (tmp_path / "copy").write_bytes(checkpoint.read_bytes())
-    assert run.origin(dataset) == replace(run, weights=tmp_path / "copy").origin(dataset)
+    assert run.origin(some) == replace(run, weights=tmp_path / "copy").origin(some)
     (tmp_path / "copy").write_bytes(b"other")
     for other in (replace(run, weights=tmp_path / "copy"), replace(run, seed=1), replace(run, options=CutOptions())):
-        assert run.origin(dataset) != other.origin(dataset)
+        assert run.origin(some) != other.origin(some)
+    moved = [replace(some[0], boxes=((0, 0, 1, 1),)), *some[1:]]
+    assert run.origin(some) != run.origin(moved)
+
+
+def test_lines_that_are_no_records_are_left_out(tmp_path):
+    path = tmp_path / "r.jsonl"
+    Records(path, ORIGIN).add({"name": "grün"})
+    path.write_bytes(path.read_bytes() + json.dumps(ORIGIN).encode() + b"\n" + '{"name": "ü'.encode()[:-1])
+    assert list(Records(path, ORIGIN).found) == ["grün"]
+
+
+def test_a_process_that_dies_is_one_line(checkpoint, some, monkeypatch):
+    run = Run(checkpoint.with_name("gone.safetensors"), "cpu", OPTIONS, seed=0)
+    with pytest.raises(InputError, match="a process died"):
+        list(evaluate.evaluate(run, some, processes=1))
 
 
 # -- the summary -----------------------------------------------------------------------------------------------------
