@@ -1,5 +1,6 @@
 """What many tests share: fixtures, and the checks of numbers that several files make."""
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ from tests import stand_in_cupy
 # The same examples in every run, and no timing: a test fails for everyone or for nobody.
 settings.register_profile("npconvnet", derandomize=True, deadline=None, max_examples=100, database=None)
 settings.load_profile("npconvnet")
+
+# A shell makes what it starts in the background deaf to Ctrl-C, and with it the processes that tests start and stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Numbers = npt.NDArray[Any]
 
