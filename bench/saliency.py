@@ -52,10 +52,9 @@ def captum_runner(network: Network, x: Array, target: int, memory_format: str) -
 
     from bench.torch_peer import TorchPeer
 
-    peer = TorchPeer(network).eval().requires_grad_(False).to(memory_format=getattr(torch, memory_format))
-    for module in peer.modules():
-        if isinstance(module, torch.nn.ReLU):
-            module.inplace = False
+    peer = (
+        TorchPeer(network).out_of_place().eval().requires_grad_(False).to(memory_format=getattr(torch, memory_format))
+    )
     images = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=getattr(torch, memory_format))
     images.requires_grad_()
     method = Saliency(peer)

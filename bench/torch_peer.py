@@ -58,6 +58,13 @@ class TorchPeer(nn.Module):  # type: ignore[misc]
             y = activations[name] = self.steps[name](*(activations[source] for source in inputs))
         return y
 
+    def out_of_place(self) -> TorchPeer:
+        """Lets no ReLU work in place any more, as Captum's hooks require, and returns the peer."""
+        for step in self.steps.values():
+            if isinstance(step, nn.ReLU):
+                step.inplace = False
+        return self
+
     def gradients(self) -> dict[str, Array]:
         """The gradient of every parameter, under the name and in the layout that npconvnet gives it."""
         return {

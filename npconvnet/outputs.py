@@ -14,7 +14,7 @@ from npconvnet.errors import InputError
 
 
 def require_writable(path: Path) -> Path:
-    """`path` itself; raises InputError where no file can be written there. Asked before hours of work, not after."""
+    """`path` itself; raises InputError where no file can be written there."""
     folder = path.parent
     if not folder.is_dir():
         raise InputError(f"{path}: there is no folder {folder}; make it, or choose another place")
@@ -25,11 +25,14 @@ def require_writable(path: Path) -> Path:
     return path
 
 
-def require_apart(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
-    """Raises InputError where two outputs are one file, or an output would overwrite what the command reads."""
+def require_outputs(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """What a command asks before its work begins; None stands for a file that it was not asked for.
+
+    Raises InputError where an output can't be written or would overwrite an input, and where two are one file.
+    """
     read = {path.resolve() for path in inputs if path}
     written: set[Path] = set()
-    for path in filter(None, outputs):
+    for path in map(require_writable, filter(None, outputs)):
         if path.resolve() in read:
             raise InputError(f"{path}: would be overwritten, and it is an input; choose another place for the output")
         if path.resolve() in written:

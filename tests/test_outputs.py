@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npconvnet.errors import InputError
-from npconvnet.outputs import require_apart, require_writable, save_arrays, write_bytes
+from npconvnet.outputs import require_outputs, require_writable, save_arrays, write_bytes
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -32,8 +32,8 @@ def test_places_where_nothing_can_be_written(tmp_path):
 
 def test_outputs_that_would_overwrite_an_input_or_each_other(tmp_path):
     photo, figure = tmp_path / "photo.jpg", tmp_path / "figure.png"
-    require_apart([figure, None], [photo, None])
+    require_outputs([figure, None], [photo, None])
     with pytest.raises(InputError, match="it is an input"):
-        require_apart([tmp_path / "." / "photo.jpg"], [photo])
+        require_outputs([tmp_path / "." / "photo.jpg"], [photo])
     with pytest.raises(InputError, match="named for two outputs"):
-        require_apart([figure, tmp_path / "figure.png"], [photo])
+        require_outputs([figure, tmp_path / "figure.png"], [photo])

@@ -78,15 +78,15 @@ def localize(
 ) -> None:
     """Find the object in PHOTO, or in each photo of a folder, by saliency and GraphCut."""
     from npconvnet.data.photos import Photos
-    from npconvnet.outputs import require_apart, require_writable
+    from npconvnet.outputs import require_outputs
     from npconvnet.synsets import find_class
     from npconvnet.visualization.figures.localization import Case, draw_objects, draw_sheet
     from npconvnet.weak_localization.find import find_objects
 
     chosen = Photos(photos)
-    sheet = require_writable(output or Path("localize.png")) if chosen.several else None
+    sheet = (output or Path("localize.png")) if chosen.several else None
     figures = {} if sheet else chosen.destinations(output, "_localize.png")
-    require_apart([sheet, *figures.values()], [*chosen.files, weights])
+    require_outputs([sheet, *figures.values()], [*chosen.files, weights])
     options = _cut_options(**cut)
     network = network_of(weights, device)
     wanted = [find_class(network.synsets, target)] if target is not None else []
@@ -145,14 +145,13 @@ def evaluate_localization(
 
     from npconvnet.backend import resolve_device
     from npconvnet.data.ilsvrc import open_dataset
-    from npconvnet.outputs import require_apart, require_writable
+    from npconvnet.outputs import require_outputs
     from npconvnet.parallel import blas_threads
     from npconvnet.visualization.figures.localization import draw_sheet
     from npconvnet.weak_localization import evaluate
 
-    require_writable(results)
-    figure = require_writable(output or results.with_suffix(".png"))
-    require_apart([results, figure], [weights])
+    figure = output or results.with_suffix(".png")
+    require_outputs([results, figure], [weights])
     run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
     network, dataset = run.network(), open_dataset(data)
     tasks = evaluate.tasks(network, dataset)

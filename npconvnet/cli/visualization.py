@@ -42,7 +42,7 @@ def saliency(
 ) -> None:
     """Show which pixels of PHOTO, or of each photo in a folder, the score of a class depends on."""
     from npconvnet.data.photos import Photos
-    from npconvnet.outputs import require_apart, save_arrays
+    from npconvnet.outputs import require_outputs, save_arrays
     from npconvnet.synsets import find_class
     from npconvnet.visualization.figures.saliency import draw_saliency
     from npconvnet.visualization.saliency import explain
@@ -50,7 +50,7 @@ def saliency(
     chosen = Photos(photos)
     figures = chosen.destinations(output, "_saliency.png")
     numbers = chosen.destinations(save, "_saliency.npz") if save else {}
-    require_apart([*figures.values(), *numbers.values()], [*chosen.files, weights])
+    require_outputs([*figures.values(), *numbers.values()], [*chosen.files, weights])
     network = network_of(weights, device)
     index = find_class(network.synsets, target) if target is not None else None
     for batch in chosen.batches(max(1, 20 // views), "saliency"):
@@ -119,7 +119,7 @@ def class_model(
     """Draw what the network means by a class: the image whose score, at a given contrast, is highest."""
     from tqdm import tqdm
 
-    from npconvnet.outputs import require_apart, save_arrays, write_bytes
+    from npconvnet.outputs import require_outputs, save_arrays, write_bytes
     from npconvnet.synsets import find_class
     from npconvnet.visualization import class_model as ascent
     from npconvnet.visualization.figures.class_models import draw_class_models, draw_snapshots
@@ -129,7 +129,7 @@ def class_model(
     network = network_of(weights, device)
     indices = list(dict.fromkeys(find_class(network.synsets, target) for target in targets))
     files = ascent.Files.beside(output or Path(ascent.default_name(network, indices)), snapshots > 0, save)
-    require_apart(files.paths, [weights])
+    require_outputs(files.paths, [weights])
     steps = recipe.iterations * len(indices)
     with tqdm(total=steps, unit="step", desc="class-model", leave=False, delay=1) as bar:
         models = ascent.class_models(network, indices, recipe, snapshots, bar.update)
@@ -177,16 +177,14 @@ def compare(
     """Send a unit back to PHOTO by gradient, DeconvNet and guided backpropagation, and show where the three part."""
     from npconvnet.backend import to_device
     from npconvnet.data.image import read_image
-    from npconvnet.outputs import require_apart, require_writable, save_arrays
+    from npconvnet.outputs import require_outputs, save_arrays
     from npconvnet.synsets import find_class
     from npconvnet.visualization.compare import compare as send_back
     from npconvnet.visualization.deconvnet import find_unit
     from npconvnet.visualization.figures.comparison import draw_comparison
 
-    figure = require_writable(output or Path(f"{photo.stem}_compare.png"))
-    if save:
-        require_writable(save)
-    require_apart([figure, save], [photo, weights])
+    figure = output or Path(f"{photo.stem}_compare.png")
+    require_outputs([figure, save], [photo, weights])
     network = network_of(weights, device)
     is_class = layer in (None, network.last)
     if target is not None and (unit or not is_class):
@@ -227,15 +225,13 @@ def sanity_check(
 
     from npconvnet.backend import to_device
     from npconvnet.data.image import read_image
-    from npconvnet.outputs import require_apart, require_writable, save_arrays
+    from npconvnet.outputs import require_outputs, save_arrays
     from npconvnet.synsets import find_class
     from npconvnet.visualization import randomization
     from npconvnet.visualization.figures.randomization import draw_sanity_check
 
-    figure = require_writable(output or Path(f"{photo.stem}_sanity_check.png"))
-    if save:
-        require_writable(save)
-    require_apart([figure, save], [photo, weights])
+    figure = output or Path(f"{photo.stem}_sanity_check.png")
+    require_outputs([figure, save], [photo, weights])
     network = network_of(weights, device)
     x = to_device(network.preprocess([read_image(photo)]), network.device)
     index = find_class(network.synsets, target) if target is not None else int(network.scores(x).argmax())
@@ -292,16 +288,14 @@ def top_patches(
     from tqdm import tqdm
 
     from npconvnet.data.loader import Loader
-    from npconvnet.outputs import require_apart, require_writable, save_arrays
+    from npconvnet.outputs import require_outputs, save_arrays
     from npconvnet.visualization import top_patches as finding
     from npconvnet.visualization.figures.top_patches import draw_top_patches
 
     network = network_of(weights, device)
     finding.require_maps(network, layer, units)
-    figure = require_writable(output or Path(f"{layer}_top_patches.png"))
-    if save:
-        require_writable(save)
-    require_apart([figure, save], [weights])
+    figure = output or Path(f"{layer}_top_patches.png")
+    require_outputs([figure, save], [weights])
     examples, note = finding.pictures_to_scan(data)
     if note:
         click.echo(note, err=True)
@@ -337,7 +331,7 @@ def filters(weights: Path | None, output: Path | None) -> None:
     """Draw the filters of the first layer, which reads the colours themselves."""
     from npconvnet.layers import Conv2d
     from npconvnet.network import INPUT
-    from npconvnet.outputs import require_apart, require_writable
+    from npconvnet.outputs import require_outputs
     from npconvnet.visualization.figures.training import draw_filters
 
     network = network_of(weights, "cpu")
@@ -347,8 +341,8 @@ def filters(weights: Path | None, output: Path | None) -> None:
             f"no convolution of {network.model} reads the image itself; its filters can't be shown as colours"
         )
     name, weight = first[0].name, first[0].layer.parameters["weight"]
-    figure = require_writable(output or Path(f"{name}_filters.png"))
-    require_apart([figure], [weights])
+    figure = output or Path(f"{name}_filters.png")
+    require_outputs([figure], [weights])
     count, height, width, _ = weight.shape
     draw_filters(figure, weight, f"{network.model}: the {count} filters of {name}, {height}×{width} pixels")
     click.echo(f"{figure}: the {count} filters of {name}")

@@ -24,7 +24,6 @@ from npconvnet import kernels
 from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.errors import InputError
 from npconvnet.network import Network
-from npconvnet.outputs import require_writable
 from npconvnet.parallel import blas_threads, two_at_once
 from npconvnet.visualization.saliency import Objective, image_gradients, score_of
 
@@ -248,14 +247,11 @@ class Files:
 
     @classmethod
     def beside(cls, figure: Path, snapshots: bool, numbers: Path | None) -> Files:
-        """Names for all; raises InputError where one can't be written."""
+        """Names for all; raises InputError where the figure's is not one of a PNG."""
         if figure.suffix.lower() != ".png":
             raise InputError(f"{figure}: the figure is a PNG; give a name that ends in .png")
         strip = figure.with_name(f"{figure.stem}_snapshots.png") if snapshots else None
-        files = cls(figure, figure.with_suffix(".json"), strip, numbers)
-        for path in files.paths:
-            require_writable(path)
-        return files
+        return cls(figure, figure.with_suffix(".json"), strip, numbers)
 
     @property
     def paths(self) -> list[Path]:

@@ -31,16 +31,11 @@ def random_alexnet():
 @pytest.fixture(scope="module", params=["bundled SqueezeNet", "random AlexNet"])
 def case(request):
     """(network, its twin in PyTorch, two images, a target for each)."""
-    import torch
-
     from bench.torch_peer import TorchPeer
 
     network = bundled_network() if request.param == "bundled SqueezeNet" else random_alexnet()
     dtype = network.nodes[0].layer.parameters["weight"].dtype
-    peer = TorchPeer(network).eval()
-    for module in peer.modules():
-        if isinstance(module, torch.nn.ReLU):
-            module.inplace = False
+    peer = TorchPeer(network).out_of_place().eval()
     x = network.preprocess([read_image(ASSETS / name) for name in ("chelsea.jpg", "coffee.jpg")])
     return network, peer, x.astype(dtype), [7, 3]
 

@@ -16,7 +16,7 @@ from npconvnet.errors import InputError
 from npconvnet.layers import Linear, ReLU
 from npconvnet.models import MODELS
 from npconvnet.network import Network
-from npconvnet.outputs import require_apart
+from npconvnet.outputs import require_outputs
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.visualization.class_model import (
     Files,
@@ -300,4 +300,4 @@ def test_names_of_files(tiny, tmp_path):
     assert [path.name for path in files.paths] == ["a.png", "a.json", "a_snapshots.png", "a.npz"]
     for clash in ("a.png", "a.json", "a_snapshots.png"):
         with pytest.raises(InputError, match=f"{clash}: is named for two outputs"):
-            require_apart(Files.beside(tmp_path / "a.png", True, tmp_path / clash).paths, [])
+            require_outputs(Files.beside(tmp_path / "a.png", True, tmp_path / clash).paths, [])

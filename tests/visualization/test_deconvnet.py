@@ -144,10 +144,7 @@ def assert_agrees_with_captum(network: Network, x: Numbers, layers: Sequence[str
     torch = pytest.importorskip("torch")
     from bench.torch_peer import TorchPeer
 
-    peer = TorchPeer(network).eval()
-    for module in peer.modules():
-        if isinstance(module, torch.nn.ReLU):
-            module.inplace = False  # Captum's hooks read what an inplace ReLU would overwrite
+    peer = TorchPeer(network).out_of_place().eval()
     peers = {
         "gradient": attr.NeuronGradient,
         "deconvnet": attr.NeuronDeconvolution,
