@@ -14,7 +14,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +164,9 @@ def main(context: click.Context, /, **given: Any) -> None:
                     )
                     x = network.preprocessing.apply(to_device(batch.squares, device), views)
                     labels = to_device(batch.labels, device)
-                    dropout = partial(generator, seed, Purpose.DROPOUT, position.step)
-                    loss, gradients = loss_and_gradients(network, x, labels, dropout)
+                    loss, gradients = loss_and_gradients(
+                        network, x, labels, generator(seed, Purpose.DROPOUT, position.step)
+                    )
                     if not np.isfinite(loss):
                         raise InputError(diverged(f"the loss is {loss}", position))
                     optimizer.update(gradients, rate)

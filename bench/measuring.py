@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from npconvnet.errors import InputError
-from npconvnet.parallel import blas_threads
+from npconvnet.parallel import threads
 
 NPCONVNET = "npconvnet"
 WARM_UP_ROUNDS = 2
@@ -42,7 +42,7 @@ def versions(*packages: str) -> dict[str, Any]:
         "blas": f"{blas['name']} {blas['version']}",
         **{package: version(package) for package in packages},
         "cpu": _cpu_model(),
-        "threads": blas_threads(),
+        "threads": threads(),
     }
 
 

@@ -35,6 +35,7 @@ from npconvnet import kernels
 from npconvnet.backend import Array, Device, array_module, resolve_device, to_device
 from npconvnet.cli import run
 from npconvnet.errors import InputError
+from npconvnet.forward_pass import class_scores
 from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.training.optimizer import SGD
@@ -90,13 +91,13 @@ def npconvnet_competitor(workload: Workload) -> Competitor:
     network = workload.network().to(workload.device)
     images, labels = (to_device(array, workload.device) for array in workload.batch(network))
     optimizer, xp = SGD(network, MOMENTUM, WEIGHT_DECAY), array_module(images)
-    dropout = [np.random.default_rng([2, half]) for half in range(2)]
+    rng = np.random.default_rng(2)
 
     def loss() -> float:
-        return float(kernels.softmax_cross_entropy_forward(network.scores(images), labels)[0])
+        return float(kernels.softmax_cross_entropy_forward(class_scores(network, images), labels)[0])
 
     def step() -> None:
-        _, gradients = loss_and_gradients(network, images, labels, dropout.__getitem__)
+        _, gradients = loss_and_gradients(network, images, labels, rng)
         optimizer.update(gradients, LEARNING_RATE)
         if workload.device == "gpu":
             xp.cuda.Device().synchronize()

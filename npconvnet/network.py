@@ -87,25 +87,31 @@ class Network:
         x: Array,
         *,
         rng: np.random.Generator | None = None,
+        start: str = INPUT,
         until: str | None = None,
         keep: Collection[str] = (),
     ) -> tuple[Array, Trace]:
         """The class scores (N, classes) of `x` (N, H, W, 3), and the trace that a backward starts from.
 
-        `rng` switches dropout on (training). `until` stops at the activation of that name and returns it instead.
-        The activations named in `keep` stay in `trace.kept`. Raises ValueError for names that do not exist.
+        `rng` switches dropout on (training). `start` names the activation that `x` is, if not the image, and `until`
+        the one to stop at and to return; nothing after `start` may read what is before it. The activations named in
+        `keep` stay in `trace.kept`. Raises ValueError for names that do not exist.
         """
         trace = Trace(self._require(until or self.last))
-        y = self._run(x, trace.last, rng, trace.saved, {self._require(name) for name in keep}, trace.kept)
+        keep = {self._require(name) for name in keep}
+        y = self._run(x, self._require(start), trace.last, rng, trace.saved, keep, trace.kept)
         return y, trace
 
     def scores(self, x: Array) -> Array:
         """The class scores (N, classes) of `x` (N, H, W, 3), keeping nothing for a backward."""
         return self.activation(x, self.last)
 
-    def activation(self, x: Array, name: str) -> Array:
-        """The activation of the layer `name`, keeping nothing; raises ValueError for a name that does not exist."""
-        return self._run(x, self._require(name), None, None, (), {})
+    def activation(self, x: Array, name: str, start: str = INPUT) -> Array:
+        """The activation of the layer `name`, of the activation `start`, keeping nothing.
+
+        Raises ValueError for a name that does not exist.
+        """
+        return self._run(x, self._require(start), self._require(name), None, None, (), {})
 
     def backward(
         self,
@@ -128,7 +134,7 @@ class Network:
         unknown names, and where `start` does not depend on `stop`.
         """
         start = self._require(start or trace.last)
-        if start not in trace.saved:
+        if start != stop and start not in trace.saved:
             raise ValueError(f"the forward stopped at '{trace.last}' and did not reach '{start}'")
         between = self._depending_on(self._require(stop))
         if start not in between and start != stop:
@@ -155,19 +161,19 @@ class Network:
     def _run(
         self,
         x: Array,
+        start: str,
         last: str,
         rng: np.random.Generator | None,
         saved: dict[str, Any] | None,
         keep: Collection[str],
         kept: dict[str, Array],
     ) -> Array:
-        """Runs the layers up to `last`, and lets go of each activation as soon as no later layer reads it."""
-        live = {INPUT: x}
-        if INPUT in keep:
-            kept[INPUT] = x
-        for node in self.nodes:
-            if last in live:
-                break
+        """Runs the layers after `start` up to `last`, and lets go of activations that no later layer reads."""
+        live = {start: x}
+        if start in keep:
+            kept[start] = x
+        names = [INPUT, *(node.name for node in self.nodes)]
+        for node in self.nodes[names.index(start) : names.index(last)]:
             live[node.name], to_save = node.layer.forward(*(live[name] for name in node.inputs), rng=rng)
             if saved is not None:
                 saved[node.name] = to_save

@@ -1,55 +1,94 @@
-"""Two things at once, such as the halves of a batch, each on one thread, while BLAS is held to its share of the cores.
+"""Many things at once, each on one core, and the same bits however many cores there are.
 
-NumPy runs most of its operations on one core, and only its matrix products on several. Halving the batch instead gives
-every operation two cores, and no matrix product waits for a thread that another program has pushed aside. There are
-always two halves, on one core too. How BLAS rounds depends on its own number of threads, which is half of what it was
-allowed before: 1 on two cores.
+NumPy runs its matrix products on several cores and everything else on one. Here the work is cut into parts instead,
+and the threads take one part after the other, so that everything has all cores. The parts depend on the work alone,
+BLAS is held to one thread while they are computed, and whoever adds them up does it in their order: a sum is rounded
+alike on one core and on sixteen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
-
-from npconvnet.backend import Array, is_on_gpu
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 
-def in_halves(function: Callable[..., R], *arrays: Array) -> list[R]:
-    """[function(first halves), function(second halves)] of `arrays` (N, ...), with the half's number in front.
+def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """[function(item) for each of `items`], as many at a time as there are threads.
 
-    One part, whole, for arrays on a GPU and for fewer than two images.
+    In a call from within a call, the items follow each other. After an error no further item is begun.
     """
-    count = len(arrays[0])
-    if is_on_gpu(arrays[0]) or count < 2:
-        return [function(0, *arrays)]
-    cuts = (slice(0, count // 2), slice(count // 2, count))
-    halves = [(half, *(array[cut] for array in arrays)) for half, cut in enumerate(cuts)]
-    return two_at_once(lambda half: function(*half), halves)
-
-
-def two_at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """[function(item) for each of `items`], two at a time; `function` may not come here again, or it waits forever."""
-    with _blas().limit(limits=max(1, blas_threads() // 2), user_api="blas"):
-        futures = [_pool().submit(copy_context().run, function, item) for item in items]  # keeps np.errstate
+    items, at_once = list(items), threads()
+    with one_blas_thread():
+        if at_once == 1 or len(items) < 2 or _of_this_thread.works_for_another:
+            return [function(item) for item in items]
+        pool = _pool(at_once)
+        futures = [pool.submit(copy_context().run, function, item) for item in items]  # keeps np.errstate
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             for future in futures:
                 future.cancel()
-            wait(futures)  # none may go on after the limit is lifted
+            wait(futures)  # none may go on after BLAS has its threads again
         return [future.result() for future in futures if not future.cancelled()]
 
 
+def threads() -> int:
+    """How many parts are computed at once: as many as BLAS was allowed at first, or as `use_threads` says."""
+    return _settings.threads or _blas_threads()
+
+
+def use_threads(count: int | None) -> None:
+    """Computes `count` parts at once from now on; None goes back to the machine's own number."""
+    _settings.threads = count
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Holds BLAS to one thread; when the last of those who hold it lets go, it has as many as before."""
+    _blas_threads()  # as they are before
+    with _settings.lock:
+        if not _settings.holders:
+            _settings.limit = _blas().limit(limits=1, user_api="blas")
+        _settings.holders += 1
+    try:
+        yield
+    finally:
+        with _settings.lock:
+            _settings.holders -= 1
+            if not _settings.holders:
+                _settings.limit.restore_original_limits()
+
+
+class _Settings:
+    """What all threads of the process share, as BLAS's own number of threads is."""
+
+    def __init__(self) -> None:
+        self.threads: int | None = None
+        self.lock = threading.Lock()
+        self.holders = 0
+        self.limit: Any = None
+
+
+class _OfThisThread(threading.local):
+    works_for_another = False
+
+
+_settings = _Settings()
+_of_this_thread = _OfThisThread()
+
+
 @cache
-def blas_threads() -> int:
+def _blas_threads() -> int:
     """The threads that BLAS may use, by the machine, the process's cores and the environment, when first asked."""
     return max((library["num_threads"] for library in _blas().info() if library["user_api"] == "blas"), default=1)
 
@@ -60,5 +99,9 @@ def _blas() -> ThreadpoolController:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2, "half-batch")
+def _pool(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "npconvnet", _begin)
+
+
+def _begin() -> None:
+    _of_this_thread.works_for_another = True

@@ -9,6 +9,7 @@ import numpy as np
 
 from npconvnet import kernels
 from npconvnet.backend import to_device, to_host
+from npconvnet.forward_pass import class_scores
 from npconvnet.network import Network
 from npconvnet.preprocessing import Picture, ViewCount
 
@@ -33,7 +34,7 @@ def classify_picture(network: Network, picture: Picture, views: ViewCount = 1) -
 
     With ten views, scores and probabilities are averaged over the views.
     """
-    scores = network.scores(to_device(network.preprocess([picture], views), network.device))
+    scores = class_scores(network, to_device(network.preprocess([picture], views), network.device))
     mean_scores = to_host(scores.mean(axis=0))
     probabilities = to_host(kernels.softmax(scores).mean(axis=0))
     return [

@@ -1,57 +1,74 @@
-"""Halves of a batch: the same gradients as the whole, the same bits every time, BLAS left as it was."""
+"""Many things at once: in order, on as many threads as wanted, with BLAS held to one and left as it was."""
 
+import threading
 import time
-from functools import partial
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from npconvnet import kernels
-from npconvnet.models import MODELS
-from npconvnet.parallel import in_halves, two_at_once
-from npconvnet.randomness import Purpose, generator
-from npconvnet.training.step import loss_and_gradients
+from npconvnet.parallel import in_parallel, one_blas_thread, threads, use_threads
 
 
 def blas_threads():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
-@pytest.mark.parametrize(("count", "parts"), [(1, [1]), (2, [1, 1]), (5, [2, 3])])
-def test_every_image_once_and_in_order(count, parts):
-    halves = in_halves(lambda half, a, b: (half, a, b), np.arange(count), np.arange(count) * 10)
-    assert [len(a) for _, a, _ in halves] == parts
-    assert [half for half, _, _ in halves] == list(range(len(parts)))
-    np.testing.assert_array_equal(np.concatenate([a for _, a, _ in halves]), np.arange(count))
-    np.testing.assert_array_equal(np.concatenate([b for _, _, b in halves]), np.arange(count) * 10)
+@pytest.fixture(params=[1, 2, 3])
+def count(request):
+    use_threads(request.param)
+    yield request.param
+    use_threads(None)
 
 
-def test_blas_is_left_as_it_was():
-    before = blas_threads()
-    inside = in_halves(lambda _half, _a: blas_threads(), np.zeros(2))
-    assert all(max(threads) <= max(before) for threads in inside)
-    assert blas_threads() == before
+def test_the_order_of_the_items_is_that_of_the_results(count):
+    def wait_the_longer_the_earlier(item):
+        time.sleep(0.002 * (7 - item))
+        return item * 10
+
+    assert in_parallel(wait_the_longer_the_earlier, range(7)) == [0, 10, 20, 30, 40, 50, 60]
+    assert in_parallel(wait_the_longer_the_earlier, iter([6, 5])) == [60, 50]
+    assert in_parallel(wait_the_longer_the_earlier, []) == []
 
 
-def test_an_error_in_a_half_comes_out():
-    def fail(half, _a):
-        if half == 1:
-            raise ValueError("second half")
-
-    before = blas_threads()
-    with pytest.raises(ValueError, match="second half"):
-        in_halves(fail, np.zeros(2))
-    assert blas_threads() == before
+def test_so_many_are_at_work_at_once(count):
+    together = threading.Barrier(count)
+    in_parallel(lambda _: together.wait(timeout=10), range(2 * count))  # a broken barrier raises
+    names = set(in_parallel(lambda _: (time.sleep(0.01), threading.current_thread().name)[1], range(4 * count)))
+    assert len(names) == count
 
 
-def test_two_at_once_keeps_the_order_and_holds_blas():
-    found = two_at_once(lambda item: (item, max(blas_threads())), range(7))
-    assert [item for item, _ in found] == list(range(7))
-    assert {threads for _, threads in found} == {max(1, max(blas_threads()) // 2)}
+def test_blas_is_held_to_one_thread_and_left_as_it_was(count):
+    with threadpool_limits(2, "blas"):
+        assert set(in_parallel(lambda _: max(blas_threads()), range(3))) == {1}
+        assert max(blas_threads()) == 2
+        with pytest.raises(ZeroDivisionError):
+            in_parallel(lambda item: 1 / item, range(3))
+        assert max(blas_threads()) == 2
 
 
-def test_an_error_stops_what_has_not_begun():
+def test_blas_is_released_by_the_last_who_holds_it():
+    """Whoever comes second must not take the first one's limit for the program's own setting."""
+    with threadpool_limits(2, "blas"):
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert max(blas_threads()) == 1
+        second.__exit__(None, None, None)
+        assert max(blas_threads()) == 2
+
+
+def test_a_call_within_a_call_runs_where_it_is(count):
+    def outer(item):
+        here = threading.current_thread().name
+        assert in_parallel(lambda _: threading.current_thread().name, range(3)) == [here] * 3
+        return item
+
+    assert in_parallel(outer, range(5)) == list(range(5))
+
+
+def test_an_error_stops_what_has_not_begun(count):
     begun = []
 
     def fail(item):
@@ -59,41 +76,20 @@ def test_an_error_stops_what_has_not_begun():
         time.sleep(0.01)
         raise ValueError(f"item {item}")
 
-    with pytest.raises(ValueError, match="item"):
-        two_at_once(fail, range(100))
+    with pytest.raises(ValueError, match="item 0"):
+        in_parallel(fail, range(100))
     assert len(begun) < 100
 
 
-def test_arrays_on_a_gpu_stay_whole(cupy):
-    (shape,) = in_halves(lambda _half, a: a.shape, cupy.asarray(np.zeros((4, 3))))
-    assert shape == (4, 3)
+def test_numpys_settings_come_along(count):
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        in_parallel(lambda item: np.float64(1) / np.float64(item), range(2))
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
-def test_gradients_of_the_halves_are_those_of_the_batch(count):
-    network = MODELS["tiny"](classes=4).astype(np.float64)
-    rng = np.random.default_rng(0)
-    network.initialize(rng)
-    x, labels = rng.standard_normal((count, 64, 64, 3)), rng.integers(0, 4, count)
-    loss, gradients = loss_and_gradients(network, x, labels)
-    scores, trace = network.forward(x)
-    expected, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
-    _, whole = network.backward(trace, kernels.softmax_cross_entropy_backward(probabilities, labels))
-    assert loss == pytest.approx(float(expected), rel=1e-12)
-    assert gradients.keys() == whole.keys()
-    for name, gradient in gradients.items():
-        np.testing.assert_allclose(gradient, whole[name], rtol=0, atol=1e-12 * np.abs(whole[name]).max())
-
-
-def test_same_bits_every_time_with_dropout():
-    network = MODELS["tiny"](classes=4)
-    rng = np.random.default_rng(0)
-    network.initialize(rng)
-    x, labels = rng.standard_normal((6, 64, 64, 3)).astype(np.float32), rng.integers(0, 4, 6)
-    (loss, first), (again, second), (other, _) = (
-        loss_and_gradients(network, x, labels, partial(generator, seed, Purpose.DROPOUT)) for seed in (1, 1, 2)
-    )
-    assert loss == again
-    assert loss != other
-    for name, gradient in first.items():
-        assert gradient.tobytes() == second[name].tobytes()
+def test_threads_follow_the_machine_until_told_otherwise():
+    machine = threads()
+    assert machine == max(blas_threads())
+    use_threads(5)
+    assert threads() == 5
+    use_threads(None)
+    assert threads() == machine

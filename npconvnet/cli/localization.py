@@ -146,7 +146,7 @@ def evaluate_localization(
     from npconvnet.backend import resolve_device
     from npconvnet.data.ilsvrc import open_dataset
     from npconvnet.outputs import require_outputs
-    from npconvnet.parallel import blas_threads
+    from npconvnet.parallel import threads
     from npconvnet.visualization.figures.localization import draw_sheet
     from npconvnet.weak_localization import evaluate
 
@@ -159,7 +159,7 @@ def evaluate_localization(
     for note in filter(None, [dataset.note, evaluate.note_on_blacklist(dataset)]):
         click.echo(note, err=True)
     left = [task for task in tasks if "iou" not in records.found.get(task.example.name, {})]  # new, or unreadable then
-    workers = min(processes or (1 if run.device == "gpu" else blas_threads()), max(1, len(left)))
+    workers = min(processes or (1 if run.device == "gpu" else threads()), max(1, len(left)))
     with tqdm(total=len(tasks), initial=len(tasks) - len(left), unit="image", desc="localise", leave=False) as bar:
         for record in evaluate.evaluate(run, left, workers):
             records.add(record)

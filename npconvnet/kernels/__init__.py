@@ -1,7 +1,8 @@
 """Every operation under one name: the one place that picks the implementation, by the array it is handed.
 
-NumPy arrays go to the definition in `kernels/cpu`. CuPy arrays go to the function of the same stem and name in
-`kernels/cuda` where one is written, and otherwise to the definition too, which speaks to either array module.
+NumPy arrays go to `kernels/cpu`: to the definition, or to the fast version where one stands beside it. CuPy arrays go
+to the function of the definition's stem and name in `kernels/cuda` where one is written, and otherwise to the
+definition, which speaks to either array module.
 """
 
 import importlib
@@ -17,7 +18,9 @@ from npconvnet.kernels.cpu import (
     bias,
     concatenate,
     conv2d,
+    conv2d_by_shape,
     linear,
+    linear_in_parallel,
     lrn,
     max_pool2d,
     relu,
@@ -31,14 +34,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def by_device(definition: Callable[P, R]) -> Callable[P, R]:
-    """`definition` for NumPy arrays, its CUDA twin for CuPy arrays. The first argument decides."""
+def by_device(definition: Callable[P, R], fast: Callable[P, R] | None = None) -> Callable[P, R]:
+    """`fast`, or else `definition`, for NumPy arrays; its CUDA twin for CuPy arrays. The first argument decides."""
+    on_cpu = fast or definition
 
     @wraps(definition)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
         on_gpu = is_on_gpu(first if hasattr(first, "shape") else first[0])
-        return (_cuda_twin(definition) if on_gpu else definition)(*args, **kwargs)
+        return (_cuda_twin(definition) if on_gpu else on_cpu)(*args, **kwargs)
 
     return run
 
@@ -51,9 +55,9 @@ def _cuda_twin(definition: Callable[P, R]) -> Callable[P, R]:
     return getattr(importlib.import_module(twin), definition.__name__, definition)
 
 
-conv2d_forward = by_device(conv2d.conv2d_forward)
-conv2d_backward_input = by_device(conv2d.conv2d_backward_input)
-conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters)
+conv2d_forward = by_device(conv2d.conv2d_forward, conv2d_by_shape.conv2d_forward)
+conv2d_backward_input = by_device(conv2d.conv2d_backward_input, conv2d_by_shape.conv2d_backward_input)
+conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters, conv2d_by_shape.conv2d_backward_filters)
 bias_forward = by_device(bias.bias_forward)
 bias_backward = by_device(bias.bias_backward)
 relu_forward = by_device(relu.relu_forward)
@@ -66,9 +70,9 @@ global_average_pool2d_forward = by_device(average_pool2d.global_average_pool2d_f
 global_average_pool2d_backward = by_device(average_pool2d.global_average_pool2d_backward)
 lrn_forward = by_device(lrn.lrn_forward)
 lrn_backward = by_device(lrn.lrn_backward)
-linear_forward = by_device(linear.linear_forward)
-linear_backward_input = by_device(linear.linear_backward_input)
-linear_backward_weights = by_device(linear.linear_backward_weights)
+linear_forward = by_device(linear.linear_forward, linear_in_parallel.linear_forward)
+linear_backward_input = by_device(linear.linear_backward_input, linear_in_parallel.linear_backward_input)
+linear_backward_weights = by_device(linear.linear_backward_weights, linear_in_parallel.linear_backward_weights)
 dropout = by_device(_dropout.dropout)
 draw_kept = _dropout.draw_kept
 concatenate_forward = by_device(concatenate.concatenate_forward)

@@ -13,8 +13,8 @@ from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.data.ilsvrc import Dataset, Example
 from npconvnet.data.loader import Batch
 from npconvnet.errors import InputError
+from npconvnet.forward_pass import class_scores, in_pieces
 from npconvnet.network import Network
-from npconvnet.parallel import in_halves
 from npconvnet.preprocessing import ViewCount
 
 
@@ -57,15 +57,11 @@ def evaluate(network: Network, batches: Iterable[Batch], views: ViewCount = 1) -
 
 def class_probabilities(network: Network, squares: Array, views: ViewCount) -> Array:
     """(N, classes), averaged over the views of each of the pictures `squares`, uint8 (N, resize, resize, 3)."""
-
-    def part(_: int, squares: Array) -> Array:
-        probabilities = kernels.softmax(network.scores(network.preprocessing.views(squares, views)))
-        mean: Array = probabilities.reshape(len(squares), views, -1).mean(axis=1)
-        return mean
-
-    halves = in_halves(part, squares)
-    together: Array = array_module(squares).concatenate(halves)
-    return together
+    x = array_module(squares).concatenate(
+        in_pieces(lambda squares: network.preprocessing.views(squares, views), squares)
+    )
+    mean: Array = kernels.softmax(class_scores(network, x)).reshape(len(squares), views, -1).mean(axis=1)
+    return mean
 
 
 def labelled_for(network: Network, dataset: Dataset) -> list[Example]:

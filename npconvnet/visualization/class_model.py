@@ -24,7 +24,7 @@ from npconvnet import kernels
 from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.errors import InputError
 from npconvnet.network import Network
-from npconvnet.parallel import blas_threads, two_at_once
+from npconvnet.parallel import in_parallel
 from npconvnet.visualization.saliency import Objective, image_gradients, score_of
 
 #: What is raised: the class score, or the logarithm of the class's softmax probability.
@@ -105,12 +105,12 @@ def class_models(
     snapshots: int = 0,
     watch: Callable[[], object] = lambda: None,
 ) -> list[ClassModel]:
-    """The `class_model` of each of `targets`, on the CPU two at a time: a single image keeps one core busy, not two."""
+    """The `class_model` of each of `targets`, on the CPU as many at a time as there are cores: an image keeps one busy."""
 
     def draw(target: int) -> ClassModel:
         return class_model(network, target, recipe, snapshots, watch)
 
-    return [draw(target) for target in targets] if network.device == "gpu" else two_at_once(draw, targets)
+    return [draw(target) for target in targets] if network.device == "gpu" else in_parallel(draw, targets)
 
 
 def class_model(
@@ -293,7 +293,6 @@ def record(network: Network, weights: str, recipe: Recipe, models: Sequence[Clas
             "npconvnet": version("npconvnet"),
             "numpy": np.__version__,
             "device": network.device,
-            "blas_threads": max(1, blas_threads() // 2),
         },
         "class_models": [
             {

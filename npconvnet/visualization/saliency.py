@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from npconvnet import kernels
 from npconvnet.backend import Array, array_module, to_device, to_host
+from npconvnet.forward_pass import ForwardPass
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.network import Network
-from npconvnet.parallel import in_halves
 from npconvnet.preprocessing import Picture, ViewCount
 from npconvnet.visualization.sub_images import SubImages, cut
 
@@ -27,30 +27,6 @@ from npconvnet.visualization.sub_images import SubImages, cut
 Targets = int | Sequence[int] | npt.NDArray[np.integer[Any]]
 #: From the class scores (N, classes) to the derivative of what is explained with respect to them.
 Objective = Callable[[Array], Array]
-
-
-class ForwardPass:
-    """The class scores (N, classes) of the images `x` (N, H, W, 3), and the way back from them, as often as one likes.
-
-    Both halves of the batch are worked on at once.
-    """
-
-    def __init__(self, network: Network, x: Array) -> None:
-        self._network = network
-        halves = in_halves(lambda _, x: network.forward(x), x)
-        self._traces = [trace for _, trace in halves]
-        self.scores = _join([scores for scores, _ in halves])
-
-    def image_gradients(self, d_scores: Array, rule: ReLURule = "gradient") -> Array:
-        """`d_scores` (N, classes) sent back to the images: (N, H, W, 3)."""
-
-        def backward(half: int, d_scores: Array) -> Array:
-            trace = self._traces[half]
-            dx, _ = self._network.backward(trace, d_scores, relu_rule=rule, parameter_gradients=False)
-            assert dx is not None  # it was not declined
-            return dx
-
-        return _join(in_halves(backward, d_scores))
 
 
 def image_gradients(
@@ -61,7 +37,7 @@ def image_gradients(
     Under another `rule` than "gradient" it is that rule's reconstruction.
     """
     run = ForwardPass(network, x)
-    return run.image_gradients(objective(run.scores), rule), run.scores
+    return _sent_back(run, objective(run.scores), rule), run.scores
 
 
 def score_of(targets: Targets) -> Objective:
@@ -182,7 +158,7 @@ def _saliency(
 ) -> list[Saliency]:
     """One for each photo and its target."""
     views = len(run.scores) // len(sub_images)
-    gradients = run.image_gradients(score_of(np.repeat(targets, views))(run.scores), rule)
+    gradients = _sent_back(run, score_of(np.repeat(targets, views))(run.scores), rule)
     maps, gradients, scores = (to_host(array) for array in (saliency_map(gradients), gradients, run.scores))
     return [
         Saliency(targets[n], each.put_back(maps[part]), each.inputs, gradients[part], scores[part])
@@ -198,6 +174,8 @@ def _ranking(scores: Array, views: int) -> list[list[int]]:
     return ranking
 
 
-def _join(parts: Sequence[Array]) -> Array:
-    joined: Array = array_module(parts[0]).concatenate(parts)
-    return joined
+def _sent_back(run: ForwardPass, d_scores: Array, rule: ReLURule) -> Array:
+    """`d_scores` (N, classes), sent back to the images: (N, H, W, 3)."""
+    dx, _ = run.backward(d_scores, relu_rule=rule, parameter_gradients=False)
+    assert dx is not None  # it was not declined
+    return dx

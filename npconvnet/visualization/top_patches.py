@@ -20,9 +20,9 @@ from npconvnet.data.ilsvrc import Example, open_dataset
 from npconvnet.data.image import load_square
 from npconvnet.data.layouts.listing import scan
 from npconvnet.data.loader import Batch
+from npconvnet.forward_pass import in_pieces
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.network import INPUT, Network
-from npconvnet.parallel import in_halves
 from npconvnet.preprocessing import Picture
 from npconvnet.visualization.deconvnet import Unit, reconstruct, require_channel, require_layer
 from npconvnet.visualization.receptive_field import Rectangle, patch, receptive_field
@@ -100,13 +100,13 @@ def _strongest_places(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """The largest activation of every map, and its place in the map, the first of equals: each (maps, N)."""
 
-    def strongest(_: int, squares: Array) -> tuple[Array, Array]:
+    def strongest(squares: Array) -> tuple[Array, Array]:
         activation = network.activation(network.preprocessing.views(squares), layer)
         maps = activation.reshape(len(squares), -1, activation.shape[-1])
         return maps.max(axis=1), maps.argmax(axis=1)
 
-    halves = in_halves(strongest, to_device(squares, network.device))
-    activations, places = (np.concatenate([to_host(part) for part in parts]).T for parts in zip(*halves, strict=True))
+    parts = in_pieces(strongest, to_device(squares, network.device))
+    activations, places = (np.concatenate([to_host(part) for part in column]).T for column in zip(*parts, strict=True))
     return activations, places
 
 

@@ -40,7 +40,7 @@ from npconvnet.localization.clsloc import (
 )
 from npconvnet.localization.graph_cut import CutOptions
 from npconvnet.network import Network
-from npconvnet.parallel import blas_threads
+from npconvnet.parallel import use_threads
 from npconvnet.synsets import imagenet_synsets
 from npconvnet.training.evaluation import labelled_for
 from npconvnet.visualization.figures.localization import Case
@@ -181,7 +181,7 @@ def evaluate(run: Run, chosen: Sequence[Task], processes: int) -> Iterator[Recor
 def _begin(run: Run) -> None:
     """Prepares a new process: one thread for BLAS, so that bits do not depend on their number, and a network."""
     threadpool_limits(1)
-    blas_threads.cache_clear()
+    use_threads(1)
     _OF_THIS_PROCESS.update(run=run, network=run.network())
 
 

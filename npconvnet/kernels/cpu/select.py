@@ -11,7 +11,6 @@ from npconvnet.backend import Array
 
 def keep_where(condition: Array, x: Array) -> Array:
     """`x` where `condition`, 0 elsewhere; both of one shape."""
-    bits = np.dtype(f"i{x.itemsize}")
-    all_or_none = -condition.astype(bits)  # −1 has every bit set
-    kept: Array = (x.view(bits) & all_or_none).view(x.dtype)
+    all_or_none = -condition.view(np.int8)  # −1 has every bit set, in a wider integer too
+    kept: Array = (x.view(f"i{x.itemsize}") & all_or_none).view(x.dtype)
     return kept

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from npconvnet.backend import Array, array_module
+from npconvnet.backend import Array, array_module, is_on_gpu
 from npconvnet.kernels.shapes import Padding
+
+#: About what a core has for itself.
+CACHE_BYTES = 2**20
 
 
 def pad_images(x: Array, padding: Padding, value: float = 0.0) -> Array:
@@ -38,3 +41,10 @@ def offsets(
     p, q = outputs
     for r, s in np.ndindex(window):
         yield r, s, (slice(None), slice(r, r + stride * p, stride), slice(s, s + stride * q, stride))
+
+
+def in_cache(x: Array) -> Iterator[slice]:
+    """Rows of `x` (N, ...) a few at a time, so that a core's cache holds them; all at once on a GPU."""
+    count = max(1, len(x) if is_on_gpu(x) else CACHE_BYTES // max(1, x[:1].nbytes))
+    for start in range(0, len(x), count):
+        yield slice(start, start + count)

@@ -1,0 +1,183 @@
+"""Convolution with stride 1 by Winograd's algorithm: the same sums, with a fraction of the multiplications.
+
+First along one axis (Winograd 1980; Lavin & Gray 2016). m outputs of a filter with r taps depend on n = m + r − 1
+inputs. Transposed, that is the product of two polynomials with m and r coefficients, which has n coefficients and so
+is known from its values at n points; and at each point the value of the product is ONE product of two values. That is
+n multiplications where the definition takes m·r. The points are fixed, so to evaluate at them (A for the polynomial
+of the outputs, G for the filter's) and to interpolate (B) is to multiply by a small constant matrix:
+
+    y = Aᵀ [(G w) ⊙ (Bᵀ x)]            A (n, m)    G (n, r)    B (n, n)
+
+In two dimensions both axes are transformed; one matrix, the Kronecker product, does both. The images are cut into
+tiles of n×n pixels, which overlap by r − 1 and give m×m outputs each. Channels and filters are summed between the
+transforms, where each of the n² points has a matrix product of its own:
+
+    V = Bᵀ x   (n², tiles, C)      U = G w   (n², K, C)      M = V Uᵀ   (n², tiles, K)      y = Aᵀ M
+
+Each step is linear, and the two backwards are its adjoint, step by step in the other direction:
+
+    D = A dy   (n², tiles, K)      dV = D U,   dx = B dV      dU = Dᵀ V,   dw = Gᵀ dU
+
+All overwrite their result. What they give differs from the definition by rounding: in float32 by some 1e-5 of the
+largest number, for up to 8 points. A ninth would make that 3e-4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import cache, reduce
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from npconvnet.backend import Array, sliding_windows
+from npconvnet.kernels.cpu.windows import pad_images
+from npconvnet.kernels.shapes import Padding
+
+#: The polynomials are evaluated at the first n − 1 of these and at infinity. Both their small powers and their
+#: differences stay near 1, which keeps the rounding small.
+POINTS = tuple(Fraction(point) for point in ("0", "1", "-1", "2", "-1/2", "-2", "1/2"))
+MOST_POINTS = len(POINTS) + 1
+#: A matrix product of so many tiles is efficient; more images at once would only overflow the cache.
+TILES_AT_ONCE = 150
+
+Pair = tuple[int, int]
+
+
+def winograd_forward(x: Array, w: Array, padding: Padding, tile: Pair) -> Array:
+    """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C), `tile` outputs at a time."""
+    tiles = _Tiles((x.shape[1], x.shape[2]), (w.shape[1], w.shape[2]), padding, tile, x.dtype)
+    u = tiles.of_filters(w).transpose(0, 2, 1)
+    y = np.empty((len(x), *tiles.outputs, len(w)), x.dtype)
+    for block in tiles.blocks(len(x)):
+        tiles.to_outputs(tiles.of_images(x[block]) @ u, y[block])
+    return y
+
+
+def winograd_backward_input(dy: Array, w: Array, x_shape: tuple[int, ...], padding: Padding, tile: Pair) -> Array:
+    """dx (N, H, W, C) of `dy` (N, P, Q, K) through the filters `w`."""
+    tiles = _Tiles((x_shape[1], x_shape[2]), (w.shape[1], w.shape[2]), padding, tile, dy.dtype)
+    u = tiles.of_filters(w)
+    dx = np.empty(x_shape, dy.dtype)
+    for block in tiles.blocks(len(dy)):
+        tiles.to_images(tiles.of_outputs(dy[block]) @ u, dx[block])
+    return dx
+
+
+def winograd_backward_filters(dy: Array, x: Array, w_shape: tuple[int, ...], padding: Padding, tile: Pair) -> Array:
+    """dw (K, R, S, C) of `dy` (N, P, Q, K) and the images `x` that the filters saw."""
+    tiles = _Tiles((x.shape[1], x.shape[2]), (w_shape[1], w_shape[2]), padding, tile, dy.dtype)
+    blocks = (
+        tiles.of_outputs(dy[block]).transpose(0, 2, 1) @ tiles.of_images(x[block]) for block in tiles.blocks(len(dy))
+    )
+    return tiles.to_filters(reduce(np.ndarray.__iadd__, blocks))
+
+
+class _Tiles:
+    """The three transforms of images that are cut into tiles, each beside its adjoint."""
+
+    def __init__(self, size: Pair, window: Pair, padding: Padding, tile: Pair, dtype: npt.DTypeLike) -> None:
+        top, bottom, left, right = padding
+        self.tile, self.window = tile, window
+        self.outputs = size[0] + top + bottom - window[0] + 1, size[1] + left + right - window[1] + 1  # P, Q
+        self.tiles = -(-self.outputs[0] // tile[0]), -(-self.outputs[1] // tile[1])  # down and across an image
+        self.extent = tile[0] + window[0] - 1, tile[1] + window[1] - 1  # n, n
+        self.points = self.extent[0] * self.extent[1]
+        # The last tiles may reach beyond the image and its padding: zeros stand there.
+        needed = [count * m + r - 1 for count, m, r in zip(self.tiles, tile, window, strict=True)]
+        self.padding = top, needed[0] - top - size[0], left, needed[1] - left - size[1]
+        self.a, self.g, self.b = _transforms(tile, window, np.dtype(dtype).name)
+
+    def blocks(self, images: int) -> Iterator[slice]:
+        """The images in blocks of about `TILES_AT_ONCE`."""
+        per_block = max(1, TILES_AT_ONCE // (self.tiles[0] * self.tiles[1]))
+        for start in range(0, images, per_block):
+            yield slice(start, start + per_block)
+
+    def of_images(self, x: Array) -> Array:
+        """V (n², tiles, C) of `x` (N, H, W, C)."""
+        padded = pad_images(x, self.padding)
+        seen = sliding_windows(padded, self.extent, axes=(1, 2))[:, :: self.tile[0], :: self.tile[1]]
+        tiles = seen.transpose(4, 5, 0, 1, 2, 3).reshape(self.points, -1)  # (n, n, N, down, across, C)
+        return (self.b.T @ tiles).reshape(self.points, -1, x.shape[3])
+
+    def to_images(self, dv: Array, dx: Array) -> None:
+        """Into `dx` (N, H, W, C) from dV (n², tiles, C): what overlapping tiles say of a pixel is added up."""
+        (down, across), (m_h, m_w), c = self.tiles, self.tile, dv.shape[2]
+        tiles = (self.b @ dv.reshape(self.points, -1)).reshape(*self.extent, len(dx), down, across, c)
+        # The padded images in cells of m×m pixels. A tile lies over its own cell and some below and behind it.
+        over = -(-self.extent[0] // m_h), -(-self.extent[1] // m_w)
+        padded = np.zeros((len(dx), down + over[0] - 1, m_h, across + over[1] - 1, m_w, c), dv.dtype)
+        cells = padded.transpose(2, 4, 0, 1, 3, 5)
+        for i, j in product(range(over[0]), range(over[1])):
+            part = tiles[i * m_h : (i + 1) * m_h, j * m_w : (j + 1) * m_w]
+            cells[: len(part), : part.shape[1], :, i : i + down, j : j + across] += part
+        top, left = self.padding[0], self.padding[2]
+        whole = padded.reshape(len(dx), -1, padded.shape[3] * m_w, c)
+        dx[...] = whole[:, top : top + dx.shape[1], left : left + dx.shape[2]]
+
+    def of_filters(self, w: Array) -> Array:
+        """U (n², K, C) of `w` (K, R, S, C)."""
+        k, r, s, c = w.shape
+        return (self.g @ w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
+
+    def to_filters(self, du: Array) -> Array:
+        """dw (K, R, S, C) of dU (n², K, C)."""
+        dw = (self.g.T @ du.reshape(self.points, -1)).reshape(*self.window, *du.shape[1:])
+        return np.ascontiguousarray(dw.transpose(2, 0, 1, 3))
+
+    def to_outputs(self, m: Array, y: Array) -> None:
+        """Into `y` (N, P, Q, K) from M (n², tiles, K)."""
+        outputs = (self.a.T @ m.reshape(self.points, -1)).reshape(*self.tile, len(y), *self.tiles, m.shape[2])
+        for i, j in np.ndindex(self.tile):
+            places = y[:, i :: self.tile[0], j :: self.tile[1]]
+            places[...] = outputs[i, j, :, : places.shape[1], : places.shape[2]]  # without what lies beyond
+
+    def of_outputs(self, dy: Array) -> Array:
+        """D (n², tiles, K) of `dy` (N, P, Q, K)."""
+        outputs = np.zeros((*self.tile, len(dy), *self.tiles, dy.shape[3]), dy.dtype)
+        for i, j in np.ndindex(self.tile):
+            places = dy[:, i :: self.tile[0], j :: self.tile[1]]
+            outputs[i, j, :, : places.shape[1], : places.shape[2]] = places
+        return (self.a @ outputs.reshape(self.tile[0] * self.tile[1], -1)).reshape(self.points, -1, dy.shape[3])
+
+
+@cache
+def _transforms(tile: Pair, window: Pair, dtype: str) -> tuple[Array, Array, Array]:
+    """A (n², m²), G (n², r²) and B (n², n²), for both axes in one."""
+    down, across = (_along_one_axis(m, r) for m, r in zip(tile, window, strict=True))
+    a, g, b = (np.kron(first, second).astype(dtype) for first, second in zip(down, across, strict=True))
+    return a, g, b
+
+
+def _along_one_axis(m: int, r: int) -> tuple[Array, Array, Array]:
+    """A (n, m), G (n, r) and B (n, n), worked out in fractions.
+
+    With p_j the points, A[j] = (1, p_j, p_j², …), and likewise G[j], divided by Π_{l≠j} (p_j − p_l). Column j of B has
+    the coefficients of Lagrange's polynomial Π_{l≠j} (x − p_l). At infinity a polynomial is its last coefficient, and
+    the column has those of Π_l (x − p_l).
+    """
+    n = m + r - 1
+    points = POINTS[: n - 1]
+    a, g, b = (np.zeros((n, columns)) for columns in (m, r, n))
+    for j, point in enumerate(points):
+        others = [other for other in points if other != point]
+        distances = math.prod(point - other for other in others)
+        a[j] = [float(point**i) for i in range(m)]
+        g[j] = [float(point**i / distances) for i in range(r)]
+        b[: n - 1, j] = _with_roots(others)
+    a[-1, -1] = g[-1, -1] = 1
+    b[:, -1] = _with_roots(points)
+    return a, g, b
+
+
+def _with_roots(roots: Sequence[Fraction]) -> list[float]:
+    """The coefficients of Π (x − root), the constant one first."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted, scaled = [Fraction(0), *coefficients], [*(-root * c for c in coefficients), Fraction(0)]
+        coefficients = [a + b for a, b in zip(shifted, scaled, strict=True)]
+    return [float(c) for c in coefficients]
