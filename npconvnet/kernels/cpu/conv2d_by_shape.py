@@ -2,7 +2,8 @@
 
 The functions are those of conv2d.py, under the same names. A stride is taken away by space to depth, and what is left
 goes to Winograd's algorithm, in the tiles that cost least, unless the definition costs less. The definition also takes
-what the other cannot, groups and empty batches, and float64, which is for checking.
+what the other cannot, groups; float64, which is for checking; and a single image, which someone looks at closely:
+what is zero stays exactly zero, and to transform the filters for one image would hardly pay.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def _tile(
     rounding: Rounding,
 ) -> int | None:
     """The side of Winograd's tiles for the convolution that `given` is an operand of; None for the definition."""
-    if given.dtype != np.float32 or groups > 1 or not x_shape[0]:
+    if given.dtype != np.float32 or groups > 1 or x_shape[0] < 2:
         return None
     windows = place_windows(_size(x_shape), _size(w_shape), stride, padding, rounding)
     return best_tile(windows.outputs, _size(w_shape), stride, w_shape[3], w_shape[0])
