@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from npconvnet.backend import resolve_device, to_device, to_host
 from npconvnet.cli import run
-from npconvnet.cli.options import device_option
+from npconvnet.cli.options import device_option, threads_option
 from npconvnet.data.augment import Augmentation
 from npconvnet.data.ilsvrc import open_dataset
 from npconvnet.data.loader import Loader
@@ -64,6 +64,7 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--data", type=click.Path(path_type=Path), help="ILSVRC in any layout, or a folder of class folders.")
 @device_option
+@threads_option
 @click.option("--model", type=click.Choice(list(MODELS)), help="[default: paper with --data, tiny without]")
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
 @click.option("--rounding", type=click.Choice(["caffe", "cudaconvnet"]), default="caffe", help="Model paper only.")
@@ -266,7 +267,8 @@ def _reread(folder: RunFolder) -> dict[str, Any]:
     arguments = []
     try:
         for option in main.params:
-            value = folder.options[str(option.name)] if option.name not in ("output", "resume") else None
+            kept = option.expose_value and option.name not in ("output", "resume")
+            value = folder.options[str(option.name)] if kept else None
             if isinstance(value, bool):
                 arguments.append((option.opts if value else option.secondary_opts)[0])
             elif value is not None:

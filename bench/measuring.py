@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from tqdm import tqdm
 
@@ -19,6 +20,13 @@ from npconvnet.parallel import threads
 
 NPCONVNET = "npconvnet"
 WARM_UP_ROUNDS = 2
+
+#: PyTorch takes no number at all; so many are beyond any machine.
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="How many compute at once, in every competitor.  [default: as many as each takes by itself]",
+)
 
 
 def medians_in_turns(competitors: Mapping[str, Callable[[], Any]], repetitions: int, label: str) -> dict[str, float]:

@@ -21,11 +21,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks in bench/ only
 
-from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_installed, versions
+from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_installed, threads_option, versions
 from npconvnet.backend import Array
 from npconvnet.cli import run
 from npconvnet.data.image import read_image
 from npconvnet.network import Network
+from npconvnet.parallel import use_threads
 from npconvnet.visualization.saliency import image_gradients, saliency_map, score_of
 from npconvnet.visualization.sub_images import cut
 from npconvnet.weights import bundled_network
@@ -45,13 +46,15 @@ def npconvnet_runner(network: Network, x: Array, target: int) -> Runner:
     return lambda: saliency_map(image_gradients(network, x, score_of(target))[0])
 
 
-def captum_runner(network: Network, x: Array, target: int, memory_format: str) -> Runner:
+def captum_runner(network: Network, x: Array, target: int, memory_format: str, threads: int | None) -> Runner:
     """The maps (N, H, W) by Captum, whose hooks refuse ReLUs that work in place."""
     import torch
     from captum.attr import Saliency
 
     from bench.torch_peer import TorchPeer
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     peer = (
         TorchPeer(network).out_of_place().eval().requires_grad_(False).to(memory_format=getattr(torch, memory_format))
     )
@@ -66,14 +69,15 @@ def captum_runner(network: Network, x: Array, target: int, memory_format: str) -
     return maps
 
 
-def measure(against: str, repetitions: int) -> dict[str, Any]:
+def measure(against: str, repetitions: int, threads: int | None) -> dict[str, Any]:
     """The report. Ends the program with status 1 where the maps differ."""
+    use_threads(threads)
     network = bundled_network()
     x = cut(read_image(PHOTO), network.preprocessing, 10).inputs
     target = int(network.scores(x).mean(axis=0).argmax())
     runners = {NPCONVNET: npconvnet_runner(network, x, target)}
     if against == "captum":
-        runners |= {name: captum_runner(network, x, target, layout) for name, layout in CAPTUM.items()}
+        runners |= {name: captum_runner(network, x, target, layout, threads) for name, layout in CAPTUM.items()}
     maps = {name: runner() for name, runner in runners.items()}
     worst = max(float(np.abs(found - maps[NPCONVNET]).max()) for found in maps.values())
     if worst > TOLERANCE * maps[NPCONVNET].max():
@@ -104,13 +108,14 @@ def as_text(report: dict[str, Any]) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--against", type=click.Choice(["captum", "none"]), default="none", help="Whom to run beside.")
 @click.option("--repetitions", type=click.IntRange(1), default=11, help="Timed rounds.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def main(against: str, repetitions: int, as_json: bool) -> None:
+def main(against: str, repetitions: int, threads: int | None, as_json: bool) -> None:
     """Time saliency of npconvnet, beside Captum's if asked."""
     if against == "captum":
         require_installed("--against captum", "torch", "pip install torch==2.13.0")
         require_installed("--against captum", "captum", "pip install captum")
-    report = measure(against, repetitions)
+    report = measure(against, repetitions, threads)
     click.echo(json.dumps(report, indent=2) if as_json else as_text(report))
 
 

@@ -1,8 +1,11 @@
 """Times a whole training step, forward, loss, backward and update, of npconvnet and of PyTorch, side by side.
 
     python bench/train_step.py --device cpu --batch-size 64 --model paper --against torch
+    python bench/train_step.py --device cpu --batch-size 64 --model paper --against torch --inference
 
-All competitors train the same layers (bench/torch_peer.py) on the same batch in one process, in turns: a step of one,
+With --inference a step is the forward alone, from the images to the class scores, which keeps nothing for a backward.
+
+All competitors take the same layers (bench/torch_peer.py) and the same batch, in one process, in turns: a step of one,
 a step of the next, and again. PyTorch runs in both of its memory formats, with its fused SGD; the faster one counts.
 
     ratio = images/s of npconvnet ÷ images/s of PyTorch's best            > 1: npconvnet is faster
@@ -30,7 +33,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks in bench/ only
 
-from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_installed, versions
+from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_installed, threads_option, versions
 from npconvnet import kernels
 from npconvnet.backend import Array, Device, array_module, resolve_device, to_device
 from npconvnet.cli import run
@@ -38,6 +41,7 @@ from npconvnet.errors import InputError
 from npconvnet.forward_pass import class_scores
 from npconvnet.models import MODELS
 from npconvnet.network import Network
+from npconvnet.parallel import use_threads
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.schedule import BIAS_RATE
 from npconvnet.training.step import loss_and_gradients
@@ -54,12 +58,14 @@ TORCH = {"torch contiguous": "contiguous_format", "torch channels_last": "channe
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What every competitor does."""
+    """What every competitor does: a training step or, in `inference`, the class scores; None leaves it its threads."""
 
     model: str
     lrn: bool
     batch_size: int
     device: Device
+    inference: bool
+    threads: int | None
 
     def network(self) -> Network:
         """The network with its initial weights; the same ones every time."""
@@ -76,7 +82,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Competitor:
-    """`loss()` with dropout off; `step()`, a whole training step, which has ended when it returns."""
+    """`loss()` with dropout off; `step()`, what is timed, which has ended when it returns."""
 
     loss: Callable[[], float]
     step: Callable[[], None]

@@ -106,13 +106,14 @@ class Conv2d(Layer):
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dx by dgrad, the filters by wgrad."""
         x, weight = saved, self.parameters["weight"]
-        gradients = {}
-        if options.parameter_gradients:
-            gradients["weight"] = kernels.conv2d_backward_filters(dy, x, weight.shape, *self._placement)
-            gradients["bias"] = kernels.bias_backward(dy)
-        if not options.input_gradient:
-            return None, gradients
-        return kernels.conv2d_backward_input(dy, weight, x.shape, *self._placement), gradients
+        dx = dw = None
+        if options.input_gradient and options.parameter_gradients:
+            dx, dw = kernels.conv2d_backward(dy, x, weight, *self._placement)
+        elif options.input_gradient:
+            dx = kernels.conv2d_backward_input(dy, weight, x.shape, *self._placement)
+        elif options.parameter_gradients:
+            dw = kernels.conv2d_backward_filters(dy, x, weight.shape, *self._placement)
+        return dx, {} if dw is None else {"weight": dw, "bias": kernels.bias_backward(dy)}
 
     @property
     def _placement(self) -> tuple[int, Padding, int, Rounding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from npconvnet.cli.options import device_option, network_of, views_option, weights_option
+from npconvnet.cli.options import device_option, network_of, threads_option, views_option, weights_option
 from npconvnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects instead of a table.")
 @views_option(1)
 @device_option
+@threads_option
 def classify(photo: Path, weights: Path | None, top: int, as_json: bool, views: ViewCount, device: str) -> None:
     """Name what is in PHOTO, by the bundled SqueezeNet or by any checkpoint."""
     from npconvnet.data.image import read_image
@@ -42,6 +43,7 @@ def classify(photo: Path, weights: Path | None, top: int, as_json: bool, views: 
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a line.")
 @views_option(1)
 @device_option
+@threads_option
 def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views: ViewCount, device: str) -> None:
     """Print the top-1 and top-5 error of CHECKPOINT on the validation images of a data set."""
     from tqdm import tqdm

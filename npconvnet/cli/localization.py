@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from npconvnet.cli.options import device_option, network_of, target_option, weights_option
+from npconvnet.cli.options import device_option, network_of, target_option, threads_option, weights_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,7 @@ def _cut_options(**chosen: Any) -> CutOptions:
 )
 @cut_options
 @device_option
+@threads_option
 def localize(
     photos: tuple[Path, ...],
     target: str | None,

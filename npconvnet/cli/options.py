@@ -25,6 +25,23 @@ target_option = click.option(
 )
 
 
+def _use_threads(_context: click.Context, _option: click.Parameter, count: int | None) -> None:
+    if count is not None:
+        from npconvnet.parallel import use_threads
+
+        use_threads(count)
+
+
+#: Results do not depend on it, so no command hears of it.
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    callback=_use_threads,
+    expose_value=False,
+    help="How many compute at once.  [default: as many as the machine has for this process]",
+)
+
+
 def rule_option(default: ReLURule) -> Callable[[Any], Any]:
     """The option --rule, one of the three."""
     return click.option(

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from npconvnet.cli.options import device_option, network_of, rule_option, target_option, views_option, weights_option
+from npconvnet.cli.options import (
+    device_option,
+    network_of,
+    rule_option,
+    target_option,
+    threads_option,
+    views_option,
+    weights_option,
+)
 from npconvnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 )
 @views_option(10)
 @device_option
+@threads_option
 def saliency(
     photos: tuple[Path, ...],
     target: str | None,
@@ -106,6 +115,7 @@ def saliency(
 )
 @click.option("--save", type=click.Path(path_type=Path), help="Write images, targets and scores to this .npz file.")
 @device_option
+@threads_option
 def class_model(
     targets: tuple[str, ...],
     weights: Path | None,
@@ -163,6 +173,7 @@ def class_model(
 @click.option("--save", type=click.Path(path_type=Path), help="Write input and reconstructions to this .npz file.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object instead of a table.")
 @device_option
+@threads_option
 def compare(
     photo: Path,
     layer: str | None,
@@ -211,6 +222,7 @@ def compare(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: PHOTO_sanity_check.png]")
 @click.option("--save", type=click.Path(path_type=Path), help="Write stages, correlations and maps to this .npz file.")
 @device_option
+@threads_option
 def sanity_check(
     photo: Path,
     target: str | None,
@@ -273,6 +285,7 @@ def sanity_check(
     help="Write units, names, positions, activations, boxes, patches and reconstructions to this .npz file.",
 )
 @device_option
+@threads_option
 def top_patches(
     layer: str,
     data: Path,

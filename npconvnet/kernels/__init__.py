@@ -58,6 +58,7 @@ def _cuda_twin(definition: Callable[P, R]) -> Callable[P, R]:
 conv2d_forward = by_device(conv2d.conv2d_forward, conv2d_by_shape.conv2d_forward)
 conv2d_backward_input = by_device(conv2d.conv2d_backward_input, conv2d_by_shape.conv2d_backward_input)
 conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters, conv2d_by_shape.conv2d_backward_filters)
+conv2d_backward = by_device(conv2d.conv2d_backward, conv2d_by_shape.conv2d_backward)
 bias_forward = by_device(bias.bias_forward)
 bias_backward = by_device(bias.bias_backward)
 relu_forward = by_device(relu.relu_forward)

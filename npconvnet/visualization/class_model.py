@@ -105,7 +105,7 @@ def class_models(
     snapshots: int = 0,
     watch: Callable[[], object] = lambda: None,
 ) -> list[ClassModel]:
-    """The `class_model` of each of `targets`, on the CPU as many at a time as there are cores: an image keeps one busy."""
+    """The `class_model` of each of `targets`, on the CPU one on each core, which is all that one image keeps busy."""
 
     def draw(target: int) -> ClassModel:
         return class_model(network, target, recipe, snapshots, watch)

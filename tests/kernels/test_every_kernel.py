@@ -48,6 +48,7 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "conv2d_forward": lambda draw: ([draw(*X), draw(6, 3, 2, 2)], CONV),
     "conv2d_backward_input": lambda draw: ([draw(*Y), draw(6, 3, 2, 2), X], CONV),
     "conv2d_backward_filters": lambda draw: ([draw(*Y), draw(*X), (6, 3, 2, 2)], CONV),
+    "conv2d_backward": lambda draw: ([draw(*Y), draw(*X), draw(6, 3, 2, 2)], CONV),
     "bias_forward": lambda draw: ([draw(*X), draw(4)], {}),
     "bias_backward": lambda draw: ([draw(*X)], {}),
     "relu_forward": lambda draw: ([draw(*X)], {}),

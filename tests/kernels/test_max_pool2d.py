@@ -173,3 +173,26 @@ def test_switches_are_as_small_as_the_window_allows_and_reach_its_last_pixel(sid
 def test_a_window_that_could_hold_only_padding_is_refused():
     with pytest.raises(ValueError, match="smaller than its window"):
         kernels.max_pool2d_forward(np.zeros((1, 4, 4, 1)), (2, 2), stride=2, padding=(2, 0, 0, 0))
+
+
+@pytest.mark.parametrize("parts_of", [1, 2, 3], ids="{} images".format)
+@pytest.mark.parametrize("nan_images", [(), (0,), (1, 4)], ids=str)
+@over_the_table
+def test_the_parts_do_not_show(rng, monkeypatch, geometry, nan_images, parts_of, dtype):
+    """Images that hold NaN stand beside clean ones, in a part of their own or not."""
+    x = distinct(rng, (5, *geometry.size, 3), dtype)
+    x[1] = np.round(2 * x[1])  # and one has ties
+    for image in nan_images:
+        x[image][rng.random(x.shape[1:]) < 0.3] = np.nan
+    y, switches = kernels.max_pool2d_forward(x, **where(geometry))
+    dy = distinct(rng, y.shape, dtype)
+    dx = kernels.max_pool2d_backward(dy, switches, x.shape, **where(geometry))
+
+    monkeypatch.setattr("npconvnet.kernels.cpu.windows.CACHE_BYTES", parts_of * x[0].nbytes)
+    in_parts = kernels.max_pool2d_forward(x, **where(geometry))
+    np.testing.assert_array_equal(in_parts[0], y)
+    np.testing.assert_array_equal(in_parts[1], switches)
+    np.testing.assert_array_equal(kernels.max_pool2d_backward(dy, switches, x.shape, **where(geometry)), dx)
+    clean = [image for image in range(5) if image not in nan_images]
+    np.testing.assert_array_equal(y[clean], max_pool_by_definition(x[clean], geometry)[0])
+    np.testing.assert_array_equal(switches[clean], max_pool_by_definition(x[clean], geometry)[1])

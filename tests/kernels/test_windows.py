@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from npconvnet.kernels.cpu.windows import offsets, pad_images, unpad_images
+from npconvnet.kernels.cpu import windows as kernel_windows
+from npconvnet.kernels.cpu.windows import in_cache, offsets, pad_images, unpad_images
 from npconvnet.kernels.shapes import place_windows
 from tests.conftest import assert_adjoint, distinct
 from tests.kernels.geometry import geometries
@@ -42,3 +45,30 @@ def test_every_window_sees_its_pixels(geometry):
             seen = padded[:, p * geometry.stride + r, q * geometry.stride + s]
             np.testing.assert_array_equal(padded[index][:, p, q], seen)
     assert scanned == list(np.ndindex(geometry.window))
+
+
+@given(st.integers(0, 20), st.integers(1, 6), st.integers(1, 70))
+def test_parts_that_fit_into_the_cache(images, pixels, cache_bytes):
+    x = np.zeros((images, pixels, 2), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_windows, "CACHE_BYTES", cache_bytes)
+        parts = [range(images)[part] for part in in_cache(x)]
+    assert [row for part in parts for row in part] == list(range(images))  # each once, in order
+    assert all(part for part in parts)
+    row_bytes = 8 * pixels
+    assert all(len(part) * row_bytes <= cache_bytes or len(part) == 1 for part in parts)
+    assert all((len(part) + 1) * row_bytes > cache_bytes for part in parts[:-1])  # as many as fit
+
+
+def test_without_images_there_are_no_parts():
+    assert list(in_cache(np.zeros((0, 5, 3)))) == []
+
+
+def test_images_without_pixels_are_one_part():
+    x = np.zeros((4, 0, 3))
+    assert [range(len(x))[part] for part in in_cache(x)] == [range(4)]
+
+
+def test_a_gpu_takes_all_at_once(cupy, monkeypatch):
+    monkeypatch.setattr(kernel_windows, "CACHE_BYTES", 1)
+    assert [range(6)[part] for part in in_cache(cupy.zeros((6, 3)))] == [range(6)]

@@ -67,6 +67,20 @@ def conv2d_backward_filters(
     )
 
 
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    stride: int = 1,
+    padding: Padding = NO_PADDING,
+    groups: int = 1,
+    rounding: Rounding = "floor",
+) -> tuple[Array, Array]:
+    """(dx, dw), both of the above: where both are wanted, a fast version may share work between them."""
+    where = (stride, padding, groups, rounding)
+    return conv2d_backward_input(dy, w, x.shape, *where), conv2d_backward_filters(dy, x, w.shape, *where)
+
+
 def im2col(x: Array, window: tuple[int, ...], stride: int, windows: Windows) -> Array:
     """Rows (N·P·Q, R·S·C): for each place of the window, the pixels that it covers."""
     padded = pad_images(x, windows.padding_and_overhang)

@@ -24,6 +24,7 @@ from npconvnet.kernels.cpu.space_to_depth import (
 )
 from npconvnet.kernels.cpu.winograd import (
     MOST_POINTS,
+    winograd_backward,
     winograd_backward_filters,
     winograd_backward_input,
     winograd_forward,
@@ -89,6 +90,27 @@ def conv2d_backward_filters(
     cells = image_cells(x, _size(w_shape), stride, windows)
     dw = winograd_backward_filters(dy, cells, filter_cells_shape(w_shape, stride), NO_PADDING, (tile, tile))
     return filters_of_cells(dw, _size(w_shape), stride)
+
+
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    w: Array,
+    stride: int = 1,
+    padding: Padding = NO_PADDING,
+    groups: int = 1,
+    rounding: Rounding = "floor",
+) -> tuple[Array, Array]:
+    """(dx, dw) of `dy` (N, P, Q, K), the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups)."""
+    tile = _tile(dy, x.shape, w.shape, stride, padding, groups, rounding)
+    if tile is None:
+        return conv2d.conv2d_backward(dy, x, w, stride, padding, groups, rounding)
+    if stride == 1:
+        return winograd_backward(dy, x, w, padding, (tile, tile))
+    window, windows = _size(w.shape), place_windows(_size(x.shape), _size(w.shape), stride, padding, rounding)
+    cells = image_cells(x, window, stride, windows), filter_cells(w, stride)
+    dx, dw = winograd_backward(dy, *cells, NO_PADDING, (tile, tile))
+    return images_of_cells(dx, x.shape, stride, windows), filters_of_cells(dw, window, stride)
 
 
 def _tile(

@@ -51,7 +51,7 @@ def _window_sums(t: Array, before: int, after: int) -> Array:
     # All pixels as one line: where one pixel ends and the next begins, the padding keeps them apart.
     line = padded.reshape(-1)
     count = line.size - before - after
-    sums = padded.copy()
+    sums: Array = padded.copy()
     for offset in range(1, before + after + 1):
         sums.reshape(-1)[:count] += line[offset : offset + count]
     return sums[..., :channels]

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from functools import cache, reduce
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -42,7 +42,7 @@ from npconvnet.kernels.shapes import Padding
 POINTS = tuple(Fraction(point) for point in ("0", "1", "-1", "2", "-1/2", "-2", "1/2"))
 MOST_POINTS = len(POINTS) + 1
 #: A matrix product of so many tiles is efficient; more images at once would only overflow the cache.
-TILES_AT_ONCE = 150
+TILES_AT_ONCE = 100
 
 Pair = tuple[int, int]
 
@@ -60,8 +60,7 @@ def winograd_forward(x: Array, w: Array, padding: Padding, tile: Pair) -> Array:
 def winograd_backward_input(dy: Array, w: Array, x_shape: tuple[int, ...], padding: Padding, tile: Pair) -> Array:
     """dx (N, H, W, C) of `dy` (N, P, Q, K) through the filters `w`."""
     tiles = _Tiles((x_shape[1], x_shape[2]), (w.shape[1], w.shape[2]), padding, tile, dy.dtype)
-    u = tiles.of_filters(w)
-    dx = np.empty(x_shape, dy.dtype)
+    u, dx = tiles.of_filters(w), np.empty(x_shape, dy.dtype)
     for block in tiles.blocks(len(dy)):
         tiles.to_images(tiles.of_outputs(dy[block]) @ u, dx[block])
     return dx
@@ -70,10 +69,31 @@ def winograd_backward_input(dy: Array, w: Array, x_shape: tuple[int, ...], paddi
 def winograd_backward_filters(dy: Array, x: Array, w_shape: tuple[int, ...], padding: Padding, tile: Pair) -> Array:
     """dw (K, R, S, C) of `dy` (N, P, Q, K) and the images `x` that the filters saw."""
     tiles = _Tiles((x.shape[1], x.shape[2]), (w_shape[1], w_shape[2]), padding, tile, dy.dtype)
-    blocks = (
-        tiles.of_outputs(dy[block]).transpose(0, 2, 1) @ tiles.of_images(x[block]) for block in tiles.blocks(len(dy))
+    blocks = tiles.blocks(len(dy))
+    return tiles.to_filters(
+        _sum(tiles.of_outputs(dy[block]).transpose(0, 2, 1) @ tiles.of_images(x[block]) for block in blocks)
     )
-    return tiles.to_filters(reduce(np.ndarray.__iadd__, blocks))
+
+
+def winograd_backward(dy: Array, x: Array, w: Array, padding: Padding, tile: Pair) -> tuple[Array, Array]:
+    """(dx, dw), both of the above, which share D."""
+    tiles = _Tiles((x.shape[1], x.shape[2]), (w.shape[1], w.shape[2]), padding, tile, dy.dtype)
+    u, dx = tiles.of_filters(w), np.empty(x.shape, dy.dtype)
+
+    def backward(block: slice) -> Array:
+        d = tiles.of_outputs(dy[block])
+        tiles.to_images(d @ u, dx[block])
+        return d.transpose(0, 2, 1) @ tiles.of_images(x[block])
+
+    return dx, tiles.to_filters(_sum(map(backward, tiles.blocks(len(dy)))))
+
+
+def _sum(parts: Iterator[Array]) -> Array:
+    """The sum of `parts`, one or more, in the memory of the first."""
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
 
 
 class _Tiles:
@@ -92,10 +112,10 @@ class _Tiles:
         self.a, self.g, self.b = _transforms(tile, window, np.dtype(dtype).name)
 
     def blocks(self, images: int) -> Iterator[slice]:
-        """The images in blocks of about `TILES_AT_ONCE`."""
-        per_block = max(1, TILES_AT_ONCE // (self.tiles[0] * self.tiles[1]))
-        for start in range(0, images, per_block):
-            yield slice(start, start + per_block)
+        """The images in blocks of nearly one size, of about `TILES_AT_ONCE`."""
+        count = min(images, max(1, round(images * self.tiles[0] * self.tiles[1] / TILES_AT_ONCE)))
+        for number in range(count):
+            yield slice(images * number // count, images * (number + 1) // count)
 
     def of_images(self, x: Array) -> Array:
         """V (n², tiles, C) of `x` (N, H, W, C)."""
