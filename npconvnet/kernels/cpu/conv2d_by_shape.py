@@ -1,7 +1,8 @@
 """Convolution by the algorithm that suits its shape: the one place that picks it.
 
-The functions are those of conv2d.py, under the same names. A stride is taken away by space to depth, and what is left
-goes to Winograd's algorithm, in the tiles that cost least, unless the definition costs less. The definition also takes
+The functions are those of conv2d.py, under the same names. A 1×1 convolution is a fully connected layer at every
+pixel. Otherwise a stride is taken away by space to depth, and what is left goes to Winograd's algorithm, in the tiles
+that cost least, unless the definition costs less. The definition also takes
 what the other cannot, groups; float64, which is for checking; and a single image, which someone looks at closely:
 what is zero stays exactly zero, and to transform the filters for one image would hardly pay.
 """
@@ -13,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from npconvnet.backend import Array
-from npconvnet.kernels.cpu import conv2d
+from npconvnet.kernels.cpu import conv2d, linear
 from npconvnet.kernels.cpu.space_to_depth import (
     filter_cells,
     filter_cells_shape,
@@ -33,6 +34,8 @@ from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_window
 
 #: What it costs to move one number through memory, in multiplications: measured.
 MOVE = 16
+#: With fewer channels it costs more to look for filters without a signal than it may save: measured.
+LOOK = 128
 #: Images of a batch, among which the cost of transforming the filters is shared: about so many.
 IMAGES = 8
 
@@ -41,6 +44,8 @@ def conv2d_forward(
     x: Array, w: Array, stride: int = 1, padding: Padding = NO_PADDING, groups: int = 1, rounding: Rounding = "floor"
 ) -> Array:
     """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups): fprop."""
+    if _is_linear(w.shape, stride, padding, groups):
+        return linear.linear_forward(_pixels(x), _matrix(w)).reshape(*x.shape[:3], len(w))
     tile = _tile(x, x.shape, w.shape, stride, padding, groups, rounding)
     if tile is None:
         return conv2d.conv2d_forward(x, w, stride, padding, groups, rounding)
@@ -60,6 +65,8 @@ def conv2d_backward_input(
     rounding: Rounding = "floor",
 ) -> Array:
     """dx (N, H, W, C) of `dy` (N, P, Q, K) through the filters `w`: dgrad."""
+    if _is_linear(w.shape, stride, padding, groups):
+        return linear.linear_backward_input(*_with_signal(_pixels(dy), _matrix(w))).reshape(x_shape)
     tile = _tile(dy, x_shape, w.shape, stride, padding, groups, rounding)
     if tile is None:
         return conv2d.conv2d_backward_input(dy, w, x_shape, stride, padding, groups, rounding)
@@ -81,6 +88,8 @@ def conv2d_backward_filters(
     rounding: Rounding = "floor",
 ) -> Array:
     """dw (K, R, S, C / groups) of `dy` (N, P, Q, K) and the images `x` that the filters saw: wgrad."""
+    if _is_linear(w_shape, stride, padding, groups):
+        return linear.linear_backward_weights(_pixels(dy), _pixels(x)).reshape(w_shape)
     tile = _tile(dy, x.shape, w_shape, stride, padding, groups, rounding)
     if tile is None:
         return conv2d.conv2d_backward_filters(dy, x, w_shape, stride, padding, groups, rounding)
@@ -102,15 +111,39 @@ def conv2d_backward(
     rounding: Rounding = "floor",
 ) -> tuple[Array, Array]:
     """(dx, dw) of `dy` (N, P, Q, K), the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups)."""
-    tile = _tile(dy, x.shape, w.shape, stride, padding, groups, rounding)
+    where = (stride, padding, groups, rounding)
+    tile = _tile(dy, x.shape, w.shape, *where)
     if tile is None:
-        return conv2d.conv2d_backward(dy, x, w, stride, padding, groups, rounding)
+        return conv2d_backward_input(dy, w, x.shape, *where), conv2d_backward_filters(dy, x, w.shape, *where)
     if stride == 1:
         return winograd_backward(dy, x, w, padding, (tile, tile))
     window, windows = _size(w.shape), place_windows(_size(x.shape), _size(w.shape), stride, padding, rounding)
     cells = image_cells(x, window, stride, windows), filter_cells(w, stride)
     dx, dw = winograd_backward(dy, *cells, NO_PADDING, (tile, tile))
     return images_of_cells(dx, x.shape, stride, windows), filters_of_cells(dw, window, stride)
+
+
+def _is_linear(w_shape: tuple[int, ...], stride: int, padding: Padding, groups: int) -> bool:
+    return _size(w_shape) == (1, 1) and stride == groups == 1 and padding == NO_PADDING
+
+
+def _pixels(x: Array) -> Array:
+    return x.reshape(-1, x.shape[3])  # (N·H·W, C)
+
+
+def _matrix(w: Array) -> Array:
+    return w.reshape(len(w), -1)  # (K, C)
+
+
+def _with_signal(dy: Array, w: Array) -> tuple[Array, Array]:
+    """`dy` (N·H·W, K) and `w` (K, C) without the filters that nothing comes back to, where they are the most.
+
+    That is so behind a class score, which starts from one filter of its last convolution.
+    """
+    if w.shape[1] < LOOK:
+        return dy, w
+    lit = np.asarray(dy.any(axis=0))
+    return (dy[:, lit], w[lit]) if 2 * lit.sum() < len(lit) else (dy, w)
 
 
 def _tile(
