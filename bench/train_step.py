@@ -94,17 +94,21 @@ class Competitor:
 
 def npconvnet_competitor(workload: Workload) -> Competitor:
     """npconvnet, by the steps of train_imagenet.py."""
+    use_threads(workload.threads)
     network = workload.network().to(workload.device)
     images, labels = (to_device(array, workload.device) for array in workload.batch(network))
-    optimizer, xp = SGD(network, MOMENTUM, WEIGHT_DECAY), array_module(images)
-    rng = np.random.default_rng(2)
+    optimizer = None if workload.inference else SGD(network, MOMENTUM, WEIGHT_DECAY)
+    rng, xp = np.random.default_rng(2), array_module(images)
 
     def loss() -> float:
         return float(kernels.softmax_cross_entropy_forward(class_scores(network, images), labels)[0])
 
     def step() -> None:
-        _, gradients = loss_and_gradients(network, images, labels, rng)
-        optimizer.update(gradients, LEARNING_RATE)
+        if optimizer is None:
+            class_scores(network, images)
+        else:
+            _, gradients = loss_and_gradients(network, images, labels, rng)
+            optimizer.update(gradients, LEARNING_RATE)
         if workload.device == "gpu":
             xp.cuda.Device().synchronize()
 
@@ -117,10 +121,12 @@ def torch_competitor(workload: Workload, memory_format: str) -> Competitor:
 
     from bench.torch_peer import TorchPeer
 
+    if workload.threads is not None:
+        torch.set_num_threads(workload.threads)
     torch.manual_seed(2)
     place = {"device": {"cpu": "cpu", "gpu": "cuda"}[workload.device], "memory_format": getattr(torch, memory_format)}
     network = workload.network()
-    peer = TorchPeer(network).to(**place)
+    peer = TorchPeer(network).to(**place).train(not workload.inference)
     images, labels = (torch.from_numpy(array) for array in workload.batch(network))
     images, labels = images.permute(0, 3, 1, 2).contiguous().to(**place), labels.to(place["device"])
     weights, biases = ([p for p in peer.parameters() if (p.ndim == 1) is bias] for bias in (False, True))
@@ -135,15 +141,19 @@ def torch_competitor(workload: Workload, memory_format: str) -> Competitor:
     def loss() -> float:
         with torch.inference_mode():
             found = float(cross_entropy(peer.eval()(images), labels))
-        peer.train()
+        peer.train(not workload.inference)
         return found
 
     def step() -> None:
-        optimizer.zero_grad()
-        loss = cross_entropy(peer(images), labels)
-        loss.backward()
-        optimizer.step()
-        float(loss.detach())  # as a trainer does, to show it
+        if workload.inference:
+            with torch.inference_mode():
+                peer(images)
+        else:
+            optimizer.zero_grad()
+            loss = cross_entropy(peer(images), labels)
+            loss.backward()
+            optimizer.step()
+            float(loss.detach())  # as a trainer does, to show it
         if workload.device == "gpu":
             torch.cuda.synchronize()
 
@@ -176,7 +186,7 @@ def measure(workload: Workload, peaks: dict[str, int], repetitions: int) -> dict
         "loss": losses,
         "competitors": {
             name: {
-                "milliseconds_per_step": 1000 * median,
+                "milliseconds_per_batch": 1000 * median,
                 "images_per_second": workload.batch_size / median,
                 "peak_memory_bytes": peaks[name],
             }
@@ -222,16 +232,17 @@ def _largest_resident_set() -> int:
 def as_text(report: dict[str, Any]) -> str:
     """The report as an aligned table."""
     lrn = "" if report["lrn"] else " without LRN"
+    step = "class scores" if report["inference"] else "training step"
     lines = [
-        f"{report['model']}{lrn} on the {report['device']}, medians of {report['repetitions']} steps",
+        f"{step} of {report['model']}{lrn} on the {report['device']}, medians of {report['repetitions']} rounds",
         as_line(report["versions"]),
         "",
-        f"{'batch':>5}  {'':<19}  {'ms/step':>9}  {'images/s':>9}  {'peak MiB':>9}",
+        f"{'batch':>5}  {'':<19}  {'ms/batch':>9}  {'images/s':>9}  {'peak MiB':>9}",
     ]
     for result in report["results"]:
         for name, found in result["competitors"].items():
             lines.append(
-                f"{result['batch_size']:>5}  {name:<19}  {found['milliseconds_per_step']:>9.1f}  "
+                f"{result['batch_size']:>5}  {name:<19}  {found['milliseconds_per_batch']:>9.1f}  "
                 f"{found['images_per_second']:>9.1f}  {found['peak_memory_bytes'] / 2**20:>9.0f}"
             )
         if result["ratio"] is not None:
@@ -266,12 +277,22 @@ def require_torch(device: Device) -> None:
 @click.option("--model", type=click.Choice(list(MODELS)), default="paper", help="The architecture.")
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
 @click.option("--against", type=click.Choice(["torch", "none"]), default="none", help="Whom to run beside.")
+@click.option("--inference", is_flag=True, help="Time the class scores alone, instead of a training step.")
 @click.option("--repetitions", type=click.IntRange(1), default=7, help="Timed steps of each.")
+@threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(
-    device: Device, batch_sizes: list[int], model: str, lrn: bool, against: str, repetitions: int, as_json: bool
+    device: Device,
+    batch_sizes: list[int],
+    model: str,
+    lrn: bool,
+    against: str,
+    inference: bool,
+    repetitions: int,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
-    """Time a whole training step of npconvnet, beside PyTorch's if asked."""
+    """Time a whole training step of npconvnet, or its class scores alone, beside PyTorch's if asked."""
     device = resolve_device(device)
     if not lrn and "lrn" not in MODELS[model]().options:
         raise InputError(f"--no-lrn: model {model} has no such option; it goes with --model paper")
@@ -279,15 +300,17 @@ def main(
         require_torch(device)
     names = [NPCONVNET, *(TORCH if against == "torch" else ())]
     results = []
-    for workload in [Workload(model, lrn, batch_size, device) for batch_size in batch_sizes]:
+    for batch_size in batch_sizes:
+        workload = Workload(model, lrn, batch_size, device, inference, threads)
         try:
             results.append(measure(workload, peak_memories(names, workload), repetitions))
         except (MemoryError, BrokenProcessPool):
-            raise InputError(f"batch size {workload.batch_size} needs more memory than there is; try less") from None
+            raise InputError(f"batch size {batch_size} needs more memory than there is; try less") from None
     report = {
         "model": model,
         "lrn": lrn,
         "device": device,
+        "inference": inference,
         "repetitions": repetitions,
         "versions": versions(*(["torch"] if against == "torch" else [])),
         "results": results,

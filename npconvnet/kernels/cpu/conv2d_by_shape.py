@@ -1,10 +1,14 @@
 """Convolution by the algorithm that suits its shape: the one place that picks it.
 
-The functions are those of conv2d.py, under the same names. A 1×1 convolution is a fully connected layer at every
-pixel. Otherwise a stride is taken away by space to depth, and what is left goes to Winograd's algorithm, in the tiles
-that cost least, unless the definition costs less. The definition also takes
-what the other cannot, groups; float64, which is for checking; and a single image, which someone looks at closely:
-what is zero stays exactly zero, and to transform the filters for one image would hardly pay.
+The functions are those of conv2d.py, under the same names. Where something is faster than the definition's im2col:
+
+- a 1×1 convolution is the matrix product of a fully connected layer at every pixel;
+- images of few channels get their gradient plane by plane;
+- other sums are done by Winograd's algorithm, after space to depth where there is a stride, in the tiles that cost
+  least and if they cost less than the definition.
+
+Winograd's sums are rounded otherwise, and what should be zero is only nearly so. It is kept from float64, which is for
+checking, and from single images, which are for looking closely (and too few to pay for transforming the filters).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy as np
 
 from npconvnet.backend import Array
 from npconvnet.kernels.cpu import conv2d, linear
+from npconvnet.kernels.cpu.conv2d_by_planes import planes_backward_input
 from npconvnet.kernels.cpu.space_to_depth import (
     filter_cells,
     filter_cells_shape,
@@ -36,6 +41,8 @@ from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_window
 MOVE = 16
 #: With fewer channels it costs more to look for filters without a signal than it may save: measured.
 LOOK = 128
+#: So few are added up faster plane by plane: measured.
+FEW_CHANNELS = 4
 #: Images of a batch, among which the cost of transforming the filters is shared: about so many.
 IMAGES = 8
 
@@ -68,11 +75,13 @@ def conv2d_backward_input(
     if _is_linear(w.shape, stride, padding, groups):
         return linear.linear_backward_input(*_with_signal(_pixels(dy), _matrix(w))).reshape(x_shape)
     tile = _tile(dy, x_shape, w.shape, stride, padding, groups, rounding)
+    windows = place_windows(_size(x_shape), _size(w.shape), stride, padding, rounding)
     if tile is None:
+        if groups == 1 and w.shape[3] <= FEW_CHANNELS:
+            return planes_backward_input(dy, w, x_shape, stride, windows)
         return conv2d.conv2d_backward_input(dy, w, x_shape, stride, padding, groups, rounding)
     if stride == 1:
         return winograd_backward_input(dy, w, x_shape, padding, (tile, tile))
-    windows = place_windows(_size(x_shape), _size(w.shape), stride, padding, rounding)
     shape = image_cells_shape(x_shape, _size(w.shape), stride, windows)
     cells = winograd_backward_input(dy, filter_cells(w, stride), shape, NO_PADDING, (tile, tile))
     return images_of_cells(cells, x_shape, stride, windows)
