@@ -34,8 +34,8 @@ from npconvnet.weights import bundled_network
 PHOTO = Path(__file__).resolve().parents[1] / "npconvnet" / "assets" / "chelsea.jpg"
 #: PyTorch's memory formats, by what the table calls Captum in them.
 CAPTUM = {"captum contiguous": "contiguous_format", "captum channels_last": "channels_last"}
-#: How far two maps may differ, relatively, in the mean: a unit whose input is zero but for rounding may be on in the one
-#: and off in the other, which a few pixels show by some hundredths.
+#: How far two maps may differ, relatively, in the mean. A few pixels may differ by more: a unit whose input is zero but
+#: for rounding may be on in the one and off in the other.
 TOLERANCE = 1e-3
 
 Runner = Callable[[], Array]

@@ -7,6 +7,8 @@ import sys
 import pytest
 from PIL import Image
 
+from npconvnet.cli import commands
+from npconvnet.parallel import threads, use_threads
 from tests.command_line import ASSETS, npconvnet, refused
 
 
@@ -110,6 +112,36 @@ def test_help_does_not_wait_for_numpy():
     code = "import sys, npconvnet.cli; sys.exit('numpy' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "classify" in npconvnet("--help").stdout
+
+
+def test_every_command_that_computes_takes_threads():
+    taking = {
+        option: {name for name, command in commands.commands.items() if option in {p.name for p in command.params}}
+        for option in ("device", "threads")
+    }
+    assert taking["threads"] == taking["device"] - {"evaluate-localization"}  # it takes --processes
+
+
+@pytest.fixture
+def own_threads():
+    """Sets back what --threads sets."""
+    yield threads()
+    use_threads(None)
+
+
+def test_threads(own_threads, checkpoint, capsys):
+    arguments = ["classify", str(ASSETS / "coffee.jpg"), "--weights", str(checkpoint)]
+    printed = []
+    for more, count in ([], own_threads), (["--threads", str(own_threads + 1)], own_threads + 1):
+        commands.main([*arguments, *more], standalone_mode=False)
+        assert threads() == count
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize("value", ["0", "-2", "1.5", "all"])
+def test_threads_that_are_no_number(value):
+    assert "'--threads'" in refused("classify", ASSETS / "coffee.jpg", "--threads", value)
 
 
 def test_gpu_where_there_is_none():

@@ -16,7 +16,9 @@ from PIL import Image
 import train_imagenet
 from npconvnet.data.toy import make_toy
 from npconvnet.errors import InputError
+from npconvnet.parallel import threads, use_threads
 from npconvnet.training.log import read_log
+from npconvnet.training.run_folder import RunFolder
 from npconvnet.weights import load_network, read_file
 
 SCRIPT = Path(__file__).parent.parent / "train_imagenet.py"
@@ -126,18 +128,54 @@ run(train_imagenet.main)
 """
 
 
+def killed_at(name, arguments):
+    code = KILLED_AT.format(folder=str(SCRIPT.parent), name=name)
+    killed = run([sys.executable, "-c", code, *arguments[2:]])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 @pytest.mark.parametrize("name", ["Log", "evaluate", "save_best", "draw_filters"])
 def test_killed_at_an_awkward_moment_and_resumed_ends_with_the_same_files(toy, finished, tmp_path, name):
     """Before the first step, in the validation, before the best weights are written, and between two pictures."""
     folder = tmp_path / "killed"
-    code = KILLED_AT.format(folder=str(SCRIPT.parent), name=name)
-    killed = run([sys.executable, "-c", code, *small(toy, folder)[2:]])
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed_at(name, small(toy, folder))
     done = run(command("--resume", folder))
     assert done.returncode == 0, done.stderr
     assert_same_weights(finished[0], folder)
     assert {path.name for path in folder.iterdir()} == {path.name for path in finished[0].iterdir()}
     assert read_log_without_speed(folder) == read_log_without_speed(finished[0])
+
+
+def test_the_same_bits_on_any_number_of_threads(toy, finished, tmp_path):
+    """Whole on one; and begun on two, killed, and resumed on one."""
+    done = run(small(toy, tmp_path / "one", "--threads", 1))
+    assert done.returncode == 0, done.stderr
+    killed_at("save_best", small(toy, tmp_path / "two", "--threads", 2))
+    done = run(command("--resume", tmp_path / "two", "--threads", 1))
+    assert done.returncode == 0, done.stderr
+    for name in ("one", "two"):
+        assert_same_weights(finished[0], tmp_path / name)
+
+
+@pytest.fixture
+def own_threads():
+    """Sets back what --threads sets."""
+    yield threads()
+    use_threads(None)
+
+
+def test_threads_are_no_part_of_a_run(finished, own_threads):
+    """Those of a resumed run are those given now, or the machine's own."""
+    for more, count in ([], own_threads), (["--threads", str(own_threads + 1)], own_threads + 1):
+        given = train_imagenet.main.make_context("train_imagenet.py", ["--resume", str(finished[0]), *more]).params
+        options = train_imagenet._resumed(RunFolder.resume(finished[0]), given, {"resume"})
+        assert threads() == count
+        assert "threads" not in given | options
+
+
+def test_threads_that_are_no_number(toy, tmp_path):
+    assert "'--threads'" in refused(small(toy, tmp_path / "run", "--threads", 0))
+    assert not (tmp_path / "run").exists()
 
 
 def read_log_without_speed(folder):

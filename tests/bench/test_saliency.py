@@ -30,6 +30,14 @@ def test_beside_captum():
     assert saliency.as_text(found).splitlines()[-1].startswith("ratio")
 
 
+@pytest.mark.filterwarnings("ignore:Setting (forward|backward)")
+def test_threads(torch, own_threads):
+    pytest.importorskip("captum")
+    count = torch.get_num_threads() + 1
+    assert report("--against", "captum", "--threads", str(count))["versions"]["threads"] == count
+    assert torch.get_num_threads() == count
+
+
 def test_competitors_that_compute_something_else_are_an_error(monkeypatch):
     pytest.importorskip("captum")
     original = saliency.captum_runner

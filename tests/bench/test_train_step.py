@@ -1,14 +1,18 @@
 """The benchmark of the whole training step, on the smallest network."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from bench import measuring, train_step
 from npconvnet.cli import run
+from npconvnet.parallel import threads
 
+ROOT = Path(__file__).parents[2]
 QUICK = ["--model", "tiny", "--repetitions", "1"]
 TORCH = {"torch contiguous", "torch channels_last"}
 
@@ -17,6 +21,10 @@ def report(*arguments):
     result = CliRunner().invoke(train_step.main, [*QUICK, *arguments, "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     return json.loads(result.stdout)
+
+
+def tiny(batch_size=2, *, inference=False, threads=None):
+    return train_step.Workload("tiny", True, batch_size, "cpu", inference, threads)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +36,7 @@ def beside_torch():
 def test_json_beside_pytorch(beside_torch, torch):
     found = beside_torch
     assert (found["model"], found["lrn"], found["device"], found["repetitions"]) == ("tiny", True, "cpu", 1)
+    assert found["inference"] is False
     assert found["versions"].keys() == {"python", "numpy", "blas", "torch", "cpu", "threads"}
     assert found["versions"]["torch"] == torch.__version__
     (result,) = found["results"]
@@ -36,13 +45,13 @@ def test_json_beside_pytorch(beside_torch, torch):
     speed = {name: measured["images_per_second"] for name, measured in result["competitors"].items()}
     assert result["ratio"] == pytest.approx(speed["npconvnet"] / max(speed[name] for name in TORCH))
     for measured in result["competitors"].values():
-        assert measured["images_per_second"] * measured["milliseconds_per_step"] == pytest.approx(3 * 1000)
+        assert measured["images_per_second"] * measured["milliseconds_per_batch"] == pytest.approx(3 * 1000)
         assert measured["peak_memory_bytes"] > 3 * 4 * 380_554  # parameters, velocities and gradients
 
 
 def test_the_table_is_aligned(beside_torch):
     title, _, blank, *table = train_step.as_text(beside_torch).splitlines()
-    assert title == "tiny on the cpu, medians of 1 steps"
+    assert title == "training step of tiny on the cpu, medians of 1 rounds"
     assert blank == ""
     rows = ["npconvnet", *sorted(TORCH, reverse=True), "ratio"]
     assert [line[7:26].strip() for line in table] == ["", *rows]
@@ -55,6 +64,61 @@ def test_npconvnet_alone_in_several_batch_sizes():
     for result in results:
         assert result["competitors"].keys() == {"npconvnet"}
         assert result["ratio"] is None
+
+
+def test_inference_beside_pytorch(torch, beside_torch):
+    found = report("--batch-size", "1,3", "--against", "torch", "--inference")
+    assert found["inference"] is True
+    assert train_step.as_text(found).startswith("class scores of tiny on the cpu, medians of 1 rounds")
+    assert [result["batch_size"] for result in found["results"]] == [1, 3]
+    training, inference = beside_torch["results"][0], found["results"][1]
+    assert inference["loss"] == pytest.approx(training["loss"])
+    for name, measured in inference["competitors"].items():
+        assert measured["peak_memory_bytes"] < training["competitors"][name]["peak_memory_bytes"], name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_what_was_before_the_steps_is_no_part_of_their_memory():
+    megabytes = 300
+    code = f"""
+import numpy as np
+from bench import train_step
+before = train_step._largest_resident_set()
+np.ones({megabytes} * 2**17)
+assert train_step._largest_resident_set() - before > {megabytes} * 2**20 / 2
+train_step._forget_largest_resident_set()
+assert train_step._largest_resident_set() - before < {megabytes} * 2**20 / 2
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["npconvnet", *TORCH])
+def test_inference_trains_nothing(name, torch, monkeypatch):
+    """The weights stay as they are, and there is neither an optimizer's memory nor dropout."""
+    monkeypatch.setattr(train_step, "SGD", None)
+    monkeypatch.setattr(train_step, "loss_and_gradients", None)
+    runner = train_step.competitor(name, tiny(inference=True))
+    monkeypatch.setattr("torch.Tensor.backward", None)
+    monkeypatch.setattr("torch.nn.functional.dropout", lambda x, rate, training, inplace: {False: x}[training])
+    before = runner.loss()
+    runner.step()
+    assert runner.loss() == before
+
+
+@pytest.mark.parametrize("name", ["npconvnet", *TORCH])
+def test_threads(name, torch, own_threads):
+    """Of a competitor, wherever it runs: beside the others, or alone where its memory is measured."""
+    number = {"npconvnet": threads}.get(name, torch.get_num_threads)
+    count = number() + 1
+    train_step.competitor(name, tiny(threads=count))
+    assert number() == count
+
+
+def test_threads_are_reported(own_threads):
+    found = report("--batch-size", "2", "--threads", "3")
+    assert found["versions"]["threads"] == 3
+    assert train_step.as_text(found).splitlines()[1].endswith("threads 3")
 
 
 def test_competitors_that_compute_something_else_are_an_error(torch, monkeypatch):
@@ -71,7 +135,7 @@ def test_the_competitors_make_the_same_steps(torch, monkeypatch):
     monkeypatch.setattr("npconvnet.layers.Dropout.forward", lambda self, x, rng=None: (x, None))
     monkeypatch.setattr("torch.nn.Dropout.forward", lambda self, x: x)
     monkeypatch.setattr(train_step, "LEARNING_RATE", 0.01)
-    workload = train_step.Workload("tiny", lrn=True, batch_size=2, device="cpu")
+    workload = tiny()
     runners = [train_step.competitor(name, workload) for name in ("npconvnet", *TORCH)]
     at_first = runners[0].loss()
     for runner in runners:
@@ -91,6 +155,7 @@ def test_the_competitors_make_the_same_steps(torch, monkeypatch):
         (["--model", "lenet"], "error: Invalid value for '--model': 'lenet' is not one of"),
         (["--model", "tiny", "--no-lrn"], "error: --no-lrn: model tiny has no such option; it goes with --model paper"),
         (["--repetitions", "0"], "error: Invalid value for '--repetitions'"),
+        (["--threads", "0"], "error: Invalid value for '--threads': 0 is not in the range 1<=x<=1024"),
         (["--device", "tpu"], "error: Invalid value for '--device'"),
     ],
 )

@@ -14,8 +14,9 @@ def count(request):
     use_threads(None)
 
 
-def all_three(module, x, w, dy):
+def all_three(module, xwdy):
     """(y, dx, dw) by the functions of `module`."""
+    x, w, dy = xwdy
     return module.linear_forward(x, w), module.linear_backward_input(dy, w), module.linear_backward_weights(dy, x)
 
 
@@ -24,9 +25,9 @@ def operands(rng, images, inputs, outputs, dtype):
     return tuple(distinct(rng, shape, dtype) for shape in ((images, inputs), (outputs, inputs), (images, outputs)))
 
 
-def assert_like_the_definition(x, w, dy):
-    results = all_three(linear_in_parallel, x, w, dy)
-    for actual, expected in zip(results, all_three(linear, x, w, dy), strict=True):
+def assert_like_the_definition(xwdy):
+    results = all_three(linear_in_parallel, xwdy)
+    for actual, expected in zip(results, all_three(linear, xwdy), strict=True):
         assert_close(actual, expected)
 
 
@@ -34,18 +35,18 @@ def assert_like_the_definition(x, w, dy):
 @pytest.mark.parametrize("inputs", [1, 3, 4, 5, 8, 9])
 def test_around_the_number_of_columns_at_once(rng, monkeypatch, inputs, outputs, dtype):
     monkeypatch.setattr(linear_in_parallel, "COLUMNS", 4)
-    assert_like_the_definition(*operands(rng, 3, inputs, outputs, dtype))
-    assert_like_the_definition(*operands(rng, 3, outputs, inputs, dtype))
+    assert_like_the_definition(operands(rng, 3, inputs, outputs, dtype))
+    assert_like_the_definition(operands(rng, 3, outputs, inputs, dtype))
 
 
 def test_many_columns(rng, dtype):
     some, more = linear_in_parallel.COLUMNS - 1, 2 * linear_in_parallel.COLUMNS + 1
-    assert_like_the_definition(*operands(rng, 5, some, more, dtype))
+    assert_like_the_definition(operands(rng, 5, some, more, dtype))
 
 
 def test_without_images_there_is_nothing_to_learn(rng, dtype):
-    x, w, dy = operands(rng, 0, 700, 600, dtype)
-    y, dx, dw = all_three(linear_in_parallel, x, w, dy)
+    x, w, dy = np.zeros((0, 700), dtype), distinct(rng, (600, 700), dtype), np.zeros((0, 600), dtype)
+    y, dx, dw = all_three(linear_in_parallel, (x, w, dy))
     assert (y.shape, dx.shape, dw.shape) == (dy.shape, x.shape, w.shape)
     assert (y.dtype, dx.dtype, dw.dtype) == (dtype, dtype, dtype)
     assert not dw.any()
@@ -53,22 +54,22 @@ def test_without_images_there_is_nothing_to_learn(rng, dtype):
 
 def test_the_layout_in_memory_does_not_matter(rng, monkeypatch, dtype):
     monkeypatch.setattr(linear_in_parallel, "COLUMNS", 4)
-    x, w, dy = operands(rng, 3, 9, 10, dtype)
-    assert_like_the_definition(*(np.asfortranarray(a) for a in (x, w, dy)))
-    assert_like_the_definition(*(np.repeat(a, 2, axis=1)[:, ::2] for a in (x, w, dy)))
+    xwdy = operands(rng, 3, 9, 10, dtype)
+    assert_like_the_definition([np.asfortranarray(a) for a in xwdy])
+    assert_like_the_definition([np.repeat(a, 2, axis=1)[:, ::2] for a in xwdy])
 
 
 def test_nothing_is_written_over(rng, dtype):
-    x, w, dy = operands(rng, 3, 9, 10, dtype)
-    for a in (x, w, dy):
+    xwdy = operands(rng, 3, 9, 10, dtype)
+    for a in xwdy:
         a.flags.writeable = False  # writing raises ValueError
-    all_three(linear_in_parallel, x, w, dy)
+    all_three(linear_in_parallel, xwdy)
 
 
 @pytest.mark.parametrize("images", [1, 7])
 def test_the_same_bits_on_any_number_of_threads(rng, count, images, dtype):
-    x, w, dy = operands(rng, images, 1300, 1100, dtype)
-    results = all_three(linear_in_parallel, x, w, dy)
+    xwdy = operands(rng, images, 1300, 1100, dtype)
+    results = all_three(linear_in_parallel, xwdy)
     use_threads(1)
-    for actual, expected in zip(results, all_three(linear_in_parallel, x, w, dy), strict=True):
+    for actual, expected in zip(results, all_three(linear_in_parallel, xwdy), strict=True):
         np.testing.assert_array_equal(actual, expected)

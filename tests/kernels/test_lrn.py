@@ -20,6 +20,16 @@ def lrn_by_definition(x, size, alpha_per_element, beta, k):
     return y
 
 
+def backward_by_definition(dy, x, s, size, alpha_per_element, beta):
+    """The formula, channel by channel: c lies in the windows of the channels in the mirrored window around c."""
+    dx = dy * s**-beta
+    of_scales = dy * x * s ** (-beta - 1)
+    for c in range(x.shape[-1]):
+        mirrored = of_scales[..., max(0, c - size // 2) : c + (size - 1) // 2 + 1]
+        dx[..., c] -= 2 * alpha_per_element * beta * x[..., c] * mirrored.sum(axis=-1)
+    return dx
+
+
 def backward(dy, x, size, alpha_per_element, beta, k):
     _, s = kernels.lrn_forward(x, size, alpha_per_element, beta, k)
     return kernels.lrn_backward(dy, x, s, size, alpha_per_element, beta)
@@ -82,58 +92,38 @@ def test_like_pytorch(torch, rng, settings, dtype):
     assert_close(backward(dy, x, *settings), from_nchw(x_torch.grad))
 
 
-over_betas = pytest.mark.parametrize("beta", [0.75, 0.5], ids=str)
-
-
-@pytest.fixture
-def cache_of_a_few_pixels(monkeypatch):
-    monkeypatch.setattr("npconvnet.kernels.cpu.windows.CACHE_BYTES", 200)
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_in_many_parts(rng, settings, cache_of_a_few_pixels):
-    """In float32, against the formula and its gradient in float64."""
-    x, dy = (3 * distinct(rng, (3, 7, 5, 9))).astype(np.float32), distinct(rng, (3, 7, 5, 9), np.float32)
+def assert_like_the_definition(x, dy, settings):
+    """In float64, of whose results `x`'s own precision is left."""
     x64, dy64 = x.astype(np.float64), dy.astype(np.float64)
     y, s = kernels.lrn_forward(x, *settings)
-    assert_close(y, lrn_by_definition(x64, *settings).astype(np.float32))
-    dx = kernels.lrn_backward(dy, x, s, *settings[:3])
-    assert_close(dx, backward(dy64, x64, *settings).astype(np.float32))
-    assert_is_gradient(lambda x: lrn_by_definition(x, *settings), x64, backward(dy64, x64, *settings), dy64)
+    assert_close(y, lrn_by_definition(x64, *settings).astype(x.dtype))
+    dx = backward_by_definition(dy64, x64, s.astype(np.float64), *settings[:3])
+    assert_close(kernels.lrn_backward(dy, x, s, *settings[:3]), dx.astype(x.dtype))
 
 
-@over_betas
-def test_in_as_many_pixels_as_there_are(rng, beta, dtype):
-    """Activations of the paper's second norm: many parts of the real cache."""
-    settings = (5, 1e-4, beta, 2.0)
-    x, dy = (100 * distinct(rng, (3, 27, 27, 256))).astype(dtype), distinct(rng, (3, 27, 27, 256), dtype)
-    y, s = kernels.lrn_forward(x, *settings)
-    assert_close(y, lrn_by_definition(x.astype(np.float64), *settings).astype(dtype))
-    x64, dy64, s64 = (a.astype(np.float64) for a in (x, dy, s))
-    assert_close(
-        kernels.lrn_backward(dy, x, s, *settings[:3]),
-        backward_by_definition(dy64, x64, s64, *settings[:3]).astype(dtype),
-    )
+@over_settings
+@pytest.mark.parametrize("cache_bytes", [1, 200, 1000])
+def test_a_few_pixels_at_a_time(rng, monkeypatch, settings, cache_bytes, dtype):
+    monkeypatch.setattr("npconvnet.kernels.cpu.windows.CACHE_BYTES", cache_bytes)
+    x, dy = (3 * distinct(rng, (3, 7, 5, 9))).astype(dtype), distinct(rng, (3, 7, 5, 9), dtype)
+    assert_like_the_definition(x, dy, settings)
 
 
-def backward_by_definition(dy, x, s, size, alpha_per_element, beta):
-    """The formula, channel by channel; c lies in the windows of `size` channels around it, mirrored."""
-    dx = dy * s**-beta
-    through_scales = dy * x * s ** (-beta - 1)
-    for c in range(x.shape[-1]):
-        windows = through_scales[..., max(0, c - size // 2) : c + (size - 1) // 2 + 1].sum(axis=-1)
-        dx[..., c] -= 2 * alpha_per_element * beta * x[..., c] * windows
-    return dx
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_activations_larger_than_the_cache(rng, beta, dtype):
+    """Those of the paper's second norm, at its alpha."""
+    x, dy = (300 * distinct(rng, (2, 27, 27, 256))).astype(dtype), distinct(rng, (2, 27, 27, 256), dtype)
+    assert_like_the_definition(x, dy, (5, 1e-4, beta, 2.0))
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 9])
 def test_pixels_do_not_see_each_other(rng, size, dtype):
-    """One of them is NaN, and the windows reach over all channels."""
+    """Alone, with no axis but that of the channels, each gives the same bits; one of them is NaN."""
     x, dy = distinct(rng, (2, 3, 2, 4), dtype), distinct(rng, (2, 3, 2, 4), dtype)
     x[0, 1, 1] = np.nan
     settings = (size, 0.5, 0.75, 2.0)
     y, dx = kernels.lrn_forward(x, *settings)[0], backward(dy, x, *settings)
-    for place in np.ndindex(x.shape[:-1]):
-        np.testing.assert_array_equal(y[place], kernels.lrn_forward(x[place], *settings)[0])  # of one axis
-        np.testing.assert_array_equal(dx[place], backward(dy[place], x[place], *settings))
-        assert np.isnan(y[place]).all() == np.isnan(dx[place]).all() == (place == (0, 1, 1))
+    for pixel in np.ndindex(x.shape[:-1]):
+        np.testing.assert_array_equal(y[pixel], kernels.lrn_forward(x[pixel], *settings)[0])
+        np.testing.assert_array_equal(dx[pixel], backward(dy[pixel], x[pixel], *settings))
+        assert np.isnan([y[pixel], dx[pixel]]).any() == (pixel == (0, 1, 1))

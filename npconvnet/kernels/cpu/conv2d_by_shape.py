@@ -53,7 +53,7 @@ def conv2d_forward(
     """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups): fprop."""
     if _is_linear(w.shape, stride, padding, groups):
         return linear.linear_forward(_pixels(x), _matrix(w)).reshape(*x.shape[:3], len(w))
-    tile = _tile(x, x.shape, w.shape, stride, padding, groups, rounding)
+    tile = _tile(x, w, x.shape, w.shape, stride, padding, groups, rounding)
     if tile is None:
         return conv2d.conv2d_forward(x, w, stride, padding, groups, rounding)
     if stride > 1:
@@ -74,7 +74,7 @@ def conv2d_backward_input(
     """dx (N, H, W, C) of `dy` (N, P, Q, K) through the filters `w`: dgrad."""
     if _is_linear(w.shape, stride, padding, groups):
         return linear.linear_backward_input(*_with_signal(_pixels(dy), _matrix(w))).reshape(x_shape)
-    tile = _tile(dy, x_shape, w.shape, stride, padding, groups, rounding)
+    tile = _tile(dy, w, x_shape, w.shape, stride, padding, groups, rounding)
     windows = place_windows(_size(x_shape), _size(w.shape), stride, padding, rounding)
     if tile is None:
         if groups == 1 and w.shape[3] <= FEW_CHANNELS:
@@ -99,7 +99,7 @@ def conv2d_backward_filters(
     """dw (K, R, S, C / groups) of `dy` (N, P, Q, K) and the images `x` that the filters saw: wgrad."""
     if _is_linear(w_shape, stride, padding, groups):
         return linear.linear_backward_weights(_pixels(dy), _pixels(x)).reshape(w_shape)
-    tile = _tile(dy, x.shape, w_shape, stride, padding, groups, rounding)
+    tile = _tile(dy, x, x.shape, w_shape, stride, padding, groups, rounding)
     if tile is None:
         return conv2d.conv2d_backward_filters(dy, x, w_shape, stride, padding, groups, rounding)
     if stride == 1:
@@ -121,8 +121,8 @@ def conv2d_backward(
 ) -> tuple[Array, Array]:
     """(dx, dw) of `dy` (N, P, Q, K), the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups)."""
     where = (stride, padding, groups, rounding)
-    tile = _tile(dy, x.shape, w.shape, *where)
-    if tile is None:
+    tile = _tile(dy, x, x.shape, w.shape, *where)
+    if tile is None or _is_linear(w.shape, stride, padding, groups):
         return conv2d_backward_input(dy, w, x.shape, *where), conv2d_backward_filters(dy, x, w.shape, *where)
     if stride == 1:
         return winograd_backward(dy, x, w, padding, (tile, tile))
@@ -156,7 +156,8 @@ def _with_signal(dy: Array, w: Array) -> tuple[Array, Array]:
 
 
 def _tile(
-    given: Array,
+    operand: Array,
+    other: Array,
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     stride: int,
@@ -164,8 +165,8 @@ def _tile(
     groups: int,
     rounding: Rounding,
 ) -> int | None:
-    """The side of Winograd's tiles for the convolution that `given` is an operand of; None for the definition."""
-    if given.dtype != np.float32 or groups > 1 or x_shape[0] < 2:
+    """The side of Winograd's tiles for a convolution with these two operands; None for the definition."""
+    if np.result_type(operand, other) != np.float32 or groups > 1 or x_shape[0] < 2:
         return None
     windows = place_windows(_size(x_shape), _size(w_shape), stride, padding, rounding)
     return best_tile(windows.outputs, _size(w_shape), stride, w_shape[3], w_shape[0])

@@ -18,7 +18,7 @@ COLUMNS = 512
 
 def linear_forward(x: Array, w: Array) -> Array:
     """y (N, out) of `x` (N, in) and `w` (out, in)."""
-    y = np.empty((len(x), len(w)), x.dtype)
+    y = np.empty((len(x), len(w)), np.result_type(x, w))
 
     def some(outputs: slice) -> None:
         y[:, outputs] = linear.linear_forward(x, w[outputs])
@@ -29,7 +29,7 @@ def linear_forward(x: Array, w: Array) -> Array:
 
 def linear_backward_input(dy: Array, w: Array) -> Array:
     """dx (N, in) of `dy` (N, out)."""
-    dx = np.empty((len(dy), w.shape[1]), dy.dtype)
+    dx = np.empty((len(dy), w.shape[1]), np.result_type(dy, w))
 
     def some(inputs: slice) -> None:
         dx[:, inputs] = linear.linear_backward_input(dy, w[:, inputs])
@@ -40,7 +40,7 @@ def linear_backward_input(dy: Array, w: Array) -> Array:
 
 def linear_backward_weights(dy: Array, x: Array) -> Array:
     """dw (out, in) of `dy` (N, out) and the input `x` (N, in)."""
-    dw = np.empty((dy.shape[1], x.shape[1]), dy.dtype)
+    dw = np.empty((dy.shape[1], x.shape[1]), np.result_type(dy, x))
 
     def some(outputs: slice) -> None:
         np.matmul(dy[:, outputs].T, x, out=dw[outputs])

@@ -28,7 +28,7 @@ def image_cells(x: Array, window: tuple[int, int], stride: int, windows: Windows
     n, down, across, _ = image_cells_shape(x.shape, window, stride, windows)
     top, _, left, _ = windows.padding
     padded = np.zeros((n, down * stride, across * stride, x.shape[3]), x.dtype)
-    covered = x[:, : padded.shape[1] - top, : padded.shape[2] - left]
+    covered = x[:, : max(0, padded.shape[1] - top), : max(0, padded.shape[2] - left)]
     padded[:, top : top + covered.shape[1], left : left + covered.shape[2]] = covered
     return _to_cells(padded, stride)
 

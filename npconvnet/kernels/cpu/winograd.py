@@ -157,7 +157,9 @@ class _Tiles:
             places[...] = outputs[i, j, :, : places.shape[1], : places.shape[2]]  # without what lies beyond
 
     def of_outputs(self, dy: Array) -> Array:
-        """D (n², tiles, K) of `dy` (N, P, Q, K)."""
+        """D (n², tiles, K) of `dy` (N, P, Q, K); raises ValueError for another P and Q than the convolution's."""
+        if dy.shape[1:3] != self.outputs:
+            raise ValueError(f"dy is {dy.shape}, and the convolution has {self.outputs} outputs")
         outputs = np.zeros((*self.tile, len(dy), *self.tiles, dy.shape[3]), dy.dtype)
         for i, j in np.ndindex(self.tile):
             places = dy[:, i :: self.tile[0], j :: self.tile[1]]
