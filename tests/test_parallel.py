@@ -34,7 +34,12 @@ def test_the_order_of_the_items_is_that_of_the_results(count):
 def test_so_many_are_at_work_at_once(count):
     together = threading.Barrier(count)
     in_parallel(lambda _: together.wait(timeout=10), range(2 * count))  # a broken barrier raises
-    names = set(in_parallel(lambda _: (time.sleep(0.01), threading.current_thread().name)[1], range(4 * count)))
+
+    def name_after_a_while(_):
+        time.sleep(0.01)
+        return threading.current_thread().name
+
+    names = set(in_parallel(name_after_a_while, range(4 * count)))
     assert len(names) == count
 
 
