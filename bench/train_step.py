@@ -40,6 +40,7 @@ from npconvnet.backend import Array, Device, array_module, resolve_device, to_de
 from npconvnet.cli import run
 from npconvnet.errors import InputError
 from npconvnet.forward_pass import class_scores
+from npconvnet.memory import keep_freed_memory
 from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.parallel import use_threads
@@ -209,6 +210,7 @@ def peak_memories(names: list[str], workload: Workload) -> dict[str, int]:
 
 
 def _memory_of_two_steps(name: str, workload: Workload) -> int:
+    keep_freed_memory()  # as every command does
     if name in TORCH:
         import torch
 

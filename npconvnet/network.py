@@ -5,6 +5,8 @@
 
 The network ends at the unnormalised class scores S_c of the paper; softmax and loss stand apart. Nothing is recorded
 but what the layers save, and `trace` holds all of it: the same trace can be sent backward as often as one likes.
+
+Meanwhile BLAS has one thread, so that the bits do not depend on the number of cores. forward_pass.py uses them all.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from npconvnet.backend import Array, Device, is_on_gpu, to_device
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import BackwardOptions, Gradients, Layer, Shape
+from npconvnet.parallel import one_blas_thread
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
 from npconvnet.synsets import Synset
 
@@ -113,6 +116,7 @@ class Network:
         """
         return self._run(x, self._require(start), self._require(name), None, None, (), {})
 
+    @one_blas_thread()
     def backward(
         self,
         trace: Trace,
@@ -158,6 +162,7 @@ class Network:
             gradients[stop] = arrived[stop]
         return arrived.get(stop) if input_gradient else None, gradients
 
+    @one_blas_thread()
     def _run(
         self,
         x: Array,

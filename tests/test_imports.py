@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 #: A module may import what stands on an earlier line, or in its own room.
 FLOORS = [
-    ["errors", "randomness"],
+    ["errors", "memory", "randomness"],
     ["backend", "synsets"],
     ["kernels.shapes", "outputs", "parallel"],
     ["kernels.cpu", "kernels.cuda"],

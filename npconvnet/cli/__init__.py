@@ -9,10 +9,12 @@ import click
 
 from npconvnet.cli import classification, data, localization, visualization
 from npconvnet.errors import InputError
+from npconvnet.memory import keep_freed_memory
 
 
 def run(command: click.Command) -> NoReturn:
     """Runs `command` on the command line; what a user can put right ends in one line and exit status 2."""
+    keep_freed_memory()
     try:
         sys.exit(command.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -39,6 +39,7 @@ from npconvnet.localization.clsloc import (
     score_guesses,
 )
 from npconvnet.localization.graph_cut import CutOptions
+from npconvnet.memory import keep_freed_memory
 from npconvnet.network import Network
 from npconvnet.parallel import use_threads
 from npconvnet.synsets import imagenet_synsets
@@ -180,6 +181,7 @@ def evaluate(run: Run, chosen: Sequence[Task], processes: int) -> Iterator[Recor
 
 def _begin(run: Run) -> None:
     """Prepares a new process: one thread for BLAS, so that bits do not depend on their number, and a network."""
+    keep_freed_memory()
     threadpool_limits(1)
     use_threads(1)
     _OF_THIS_PROCESS.update(run=run, network=run.network())
