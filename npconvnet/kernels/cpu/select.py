@@ -11,6 +11,7 @@ from npconvnet.backend import Array
 
 def keep_where(condition: Array, x: Array) -> Array:
     """`x` where `condition`, 0 elsewhere; both of one shape."""
-    all_or_none = -condition.view(np.int8)  # −1 has every bit set, in a wider integer too
-    kept: Array = (x.view(f"i{x.itemsize}") & all_or_none).view(x.dtype)
-    return kept
+    bits = f"i{x.itemsize}"
+    kept: Array = (-condition.view(np.int8)).astype(bits)  # −1 has every bit set
+    kept &= x.view(bits)
+    return kept.view(x.dtype)
