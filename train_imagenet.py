@@ -30,6 +30,8 @@ from npconvnet.data.ilsvrc import open_dataset
 from npconvnet.data.loader import Loader
 from npconvnet.data.toy import make_toy
 from npconvnet.errors import InputError
+from npconvnet.layers import Gradients
+from npconvnet.memory import keep_freed_memory
 from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.randomness import Purpose, generator
@@ -143,6 +145,7 @@ def main(context: click.Context, /, **given: Any) -> None:
     )
 
     # -- The loop
+    gradients: Gradients = {}
     total_steps = options["epochs"] * training.batches
     stop = _StopRequest()
     bar = tqdm(
@@ -165,9 +168,8 @@ def main(context: click.Context, /, **given: Any) -> None:
                     )
                     x = network.preprocessing.apply(to_device(batch.squares, device), views)
                     labels = to_device(batch.labels, device)
-                    loss, gradients = loss_and_gradients(
-                        network, x, labels, generator(seed, Purpose.DROPOUT, position.step)
-                    )
+                    dropout = generator(seed, Purpose.DROPOUT, position.step)
+                    loss, gradients = loss_and_gradients(network, x, labels, dropout, into=gradients)
                     if not np.isfinite(loss):
                         raise InputError(diverged(f"the loss is {loss}", position))
                     optimizer.update(gradients, rate)
@@ -302,4 +304,5 @@ class _StopRequest:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     run(main)

@@ -10,6 +10,9 @@ a step of the next, and again. PyTorch runs in both of its memory formats, with 
 
     ratio = images/s of npconvnet ÷ images/s of PyTorch's best            > 1: npconvnet is faster
 
+All have the malloc that Python starts with; the commands of npconvnet keep what is freed, and are faster for it, as
+PyTorch would be (npconvnet/memory.py).
+
 The peak memory of each is measured in a process of its own. On the CPU it is how far the largest resident set
 (ru_maxrss) of two steps lies above that of the imports; on a GPU, what the memory pool holds after them.
 """
@@ -40,7 +43,7 @@ from npconvnet.backend import Array, Device, array_module, resolve_device, to_de
 from npconvnet.cli import run
 from npconvnet.errors import InputError
 from npconvnet.forward_pass import class_scores
-from npconvnet.memory import keep_freed_memory
+from npconvnet.layers import Gradients
 from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.parallel import use_threads
@@ -101,6 +104,7 @@ def npconvnet_competitor(workload: Workload) -> Competitor:
     images, labels = (to_device(array, workload.device) for array in workload.batch(network))
     optimizer = None if workload.inference else SGD(network, MOMENTUM, WEIGHT_DECAY)
     rng, xp = np.random.default_rng(2), array_module(images)
+    gradients: Gradients = {}
 
     def loss() -> float:
         return float(kernels.softmax_cross_entropy_forward(class_scores(network, images), labels)[0])
@@ -109,7 +113,8 @@ def npconvnet_competitor(workload: Workload) -> Competitor:
         if optimizer is None:
             class_scores(network, images)
         else:
-            _, gradients = loss_and_gradients(network, images, labels, rng)
+            _, found = loss_and_gradients(network, images, labels, rng, into=gradients)
+            gradients.update(found)
             optimizer.update(gradients, LEARNING_RATE)
         if workload.device == "gpu":
             xp.cuda.Device().synchronize()
@@ -210,7 +215,6 @@ def peak_memories(names: list[str], workload: Workload) -> dict[str, int]:
 
 
 def _memory_of_two_steps(name: str, workload: Workload) -> int:
-    keep_freed_memory()  # as every command does
     if name in TORCH:
         import torch
 

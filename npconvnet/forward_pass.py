@@ -8,7 +8,7 @@ joined, because it would read all of its weights again for each. On a GPU the ba
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -51,10 +51,16 @@ class ForwardPass:
         relu_rule: ReLURule = "gradient",
         input_gradient: bool = True,
         parameter_gradients: bool = True,
+        into: Mapping[str, Array] | None = None,
     ) -> tuple[Array | None, Gradients]:
         """(dx, gradients) of `d_scores` (N, classes), as `Network.backward` gives them."""
         d_joint, gradients = self._network.backward(
-            self._joined_trace, d_scores, stop=self._joint, relu_rule=relu_rule, parameter_gradients=parameter_gradients
+            self._joined_trace,
+            d_scores,
+            stop=self._joint,
+            relu_rule=relu_rule,
+            parameter_gradients=parameter_gradients,
+            into=into,  # not for the pieces, which would write over each other
         )
         assert d_joint is not None  # it was not declined
         of_pieces = _SumInOrder()

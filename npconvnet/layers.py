@@ -10,7 +10,8 @@ Every layer maps activations (N, H, W, C), or (N, C) once the image is gone:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,11 +28,15 @@ Gradients: TypeAlias = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class BackwardOptions:
-    """What the caller of a backward wants: which derivatives, and under which ReLU rule."""
+    """What the caller of a backward wants: which derivatives, and under which ReLU rule.
+
+    `into` holds arrays by parameter whose memory may become that of the gradients.
+    """
 
     input_gradient: bool = True
     parameter_gradients: bool = True
     relu_rule: ReLURule = "gradient"
+    into: Mapping[str, Array] = field(default_factory=dict)
 
 
 EVERYTHING = BackwardOptions()
@@ -149,7 +154,7 @@ class Linear(Layer):
         x = saved
         gradients = {}
         if options.parameter_gradients:
-            gradients["weight"] = kernels.linear_backward_weights(dy, _flat(x))
+            gradients["weight"] = kernels.linear_backward_weights(dy, _flat(x), options.into.get("weight"))
             gradients["bias"] = kernels.bias_backward(dy)
         if not options.input_gradient:
             return None, gradients

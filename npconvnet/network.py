@@ -128,14 +128,16 @@ class Network:
         input_gradient: bool = True,
         parameter_gradients: bool = True,
         keep: Collection[str] = (),
+        into: Mapping[str, Array] | None = None,
     ) -> tuple[Array | None, Gradients]:
         """Sends `dy`, the derivative with respect to the activation `start`, back to the activation `stop`.
 
         `start` is the last activation of the trace unless named, `stop` the image. Returns (dx, gradients): dx in the
         shape of the activation `stop`, None unless `input_gradient`; the gradients of the parameters that lie between,
         as "layer.parameter", empty unless `parameter_gradients`, and the derivatives with respect to the activations
-        named in `keep`, by their names. Activations that nothing between depends on are skipped. Raises ValueError for
-        unknown names, and where `start` does not depend on `stop`.
+        named in `keep`, by their names. Activations that nothing between depends on are skipped. The gradients of an
+        earlier call, given as `into`, may be written over, which saves the time that fresh memory takes. Raises
+        ValueError for unknown names, and where `start` does not depend on `stop`.
         """
         start = self._require(start or trace.last)
         if start != stop and start not in trace.saved:
@@ -152,7 +154,8 @@ class Network:
                 continue
             if node.name in keep:
                 gradients[node.name] = arrived[node.name]
-            asked = BackwardOptions(any(name in wanted for name in node.inputs), parameter_gradients, relu_rule)
+            free = {key: into[f"{node.name}.{key}"] for key in node.layer.parameters} if into else {}
+            asked = BackwardOptions(any(name in wanted for name in node.inputs), parameter_gradients, relu_rule, free)
             dx, own = node.layer.backward(arrived.pop(node.name), trace.saved[node.name], asked)
             gradients |= {f"{node.name}.{key}": gradient for key, gradient in own.items()}
             for name, part in zip(node.inputs, dx if isinstance(dx, tuple) else (dx,), strict=True):

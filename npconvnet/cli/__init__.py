@@ -14,7 +14,6 @@ from npconvnet.memory import keep_freed_memory
 
 def run(command: click.Command) -> NoReturn:
     """Runs `command` on the command line; what a user can put right ends in one line and exit status 2."""
-    keep_freed_memory()
     try:
         sys.exit(command.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -38,6 +37,7 @@ def _refuse(message: str) -> NoReturn:
 
 def main() -> NoReturn:
     """The entry point of the `npconvnet` command."""
+    keep_freed_memory()
     run(commands)
 
 

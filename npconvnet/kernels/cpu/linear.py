@@ -2,10 +2,10 @@
 
     y = x·wᵀ            dx = dy·w            dw = dyᵀ·x
 
-All overwrite their result. The bias stands apart, in bias.py.
+All overwrite their result; dw, the largest, may take memory that has served before. The bias stands apart, in bias.py.
 """
 
-from npconvnet.backend import Array
+from npconvnet.backend import Array, array_module
 
 
 def linear_forward(x: Array, w: Array) -> Array:
@@ -18,6 +18,7 @@ def linear_backward_input(dy: Array, w: Array) -> Array:
     return dy @ w
 
 
-def linear_backward_weights(dy: Array, x: Array) -> Array:
-    """dw (out, in) of `dy` (N, out) and the input `x` (N, in)."""
-    return dy.T @ x
+def linear_backward_weights(dy: Array, x: Array, out: Array | None = None) -> Array:
+    """dw (out, in) of `dy` (N, out) and the input `x` (N, in), in the memory of `out` if given."""
+    dw: Array = array_module(dy).matmul(dy.T, x, out=out)
+    return dw

@@ -38,12 +38,12 @@ def linear_backward_input(dy: Array, w: Array) -> Array:
     return dx
 
 
-def linear_backward_weights(dy: Array, x: Array) -> Array:
-    """dw (out, in) of `dy` (N, out) and the input `x` (N, in)."""
-    dw = np.empty((dy.shape[1], x.shape[1]), np.result_type(dy, x))
+def linear_backward_weights(dy: Array, x: Array, out: Array | None = None) -> Array:
+    """dw (out, in) of `dy` (N, out) and the input `x` (N, in), in the memory of `out` if given."""
+    dw = np.empty((dy.shape[1], x.shape[1]), np.result_type(dy, x)) if out is None else out
 
     def some(outputs: slice) -> None:
-        np.matmul(dy[:, outputs].T, x, out=dw[outputs])
+        linear.linear_backward_weights(dy[:, outputs], x, dw[outputs])
 
     _in_parts(some, len(dw))
     return dw

@@ -25,6 +25,7 @@ largest number, for up to 8 points. A ninth would make that 3e-4.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
@@ -53,7 +54,7 @@ def winograd_forward(x: Array, w: Array, padding: Padding, tile: Pair) -> Array:
     u = tiles.of_filters(w).transpose(0, 2, 1)
     y = np.empty((len(x), *tiles.outputs, len(w)), x.dtype)
     for block in tiles.blocks(len(x)):
-        tiles.to_outputs(tiles.of_images(x[block]) @ u, y[block])
+        tiles.to_outputs(_product("products", tiles.of_images(x[block]), u), y[block])
     return y
 
 
@@ -62,38 +63,29 @@ def winograd_backward_input(dy: Array, w: Array, x_shape: tuple[int, ...], paddi
     tiles = _Tiles((x_shape[1], x_shape[2]), (w.shape[1], w.shape[2]), padding, tile, dy.dtype)
     u, dx = tiles.of_filters(w), np.empty(x_shape, dy.dtype)
     for block in tiles.blocks(len(dy)):
-        tiles.to_images(tiles.of_outputs(dy[block]) @ u, dx[block])
+        tiles.to_images(_product("products", tiles.of_outputs(dy[block]), u), dx[block])
     return dx
 
 
 def winograd_backward_filters(dy: Array, x: Array, w_shape: tuple[int, ...], padding: Padding, tile: Pair) -> Array:
     """dw (K, R, S, C) of `dy` (N, P, Q, K) and the images `x` that the filters saw."""
     tiles = _Tiles((x.shape[1], x.shape[2]), (w_shape[1], w_shape[2]), padding, tile, dy.dtype)
-    blocks = tiles.blocks(len(dy))
-    return tiles.to_filters(
-        _sum(tiles.of_outputs(dy[block]).transpose(0, 2, 1) @ tiles.of_images(x[block]) for block in blocks)
-    )
+    du = np.empty((tiles.points, w_shape[0], w_shape[3]), dy.dtype)
+    for number, block in enumerate(tiles.blocks(len(dy))):
+        _add_product(du, tiles.of_outputs(dy[block]).transpose(0, 2, 1), tiles.of_images(x[block]), number == 0)
+    return tiles.to_filters(du)
 
 
 def winograd_backward(dy: Array, x: Array, w: Array, padding: Padding, tile: Pair) -> tuple[Array, Array]:
     """(dx, dw), both of the above, which share D."""
     tiles = _Tiles((x.shape[1], x.shape[2]), (w.shape[1], w.shape[2]), padding, tile, dy.dtype)
     u, dx = tiles.of_filters(w), np.empty(x.shape, dy.dtype)
-
-    def backward(block: slice) -> Array:
+    du = np.empty_like(u)
+    for number, block in enumerate(tiles.blocks(len(dy))):
         d = tiles.of_outputs(dy[block])
-        tiles.to_images(d @ u, dx[block])
-        return d.transpose(0, 2, 1) @ tiles.of_images(x[block])
-
-    return dx, tiles.to_filters(_sum(map(backward, tiles.blocks(len(dy)))))
-
-
-def _sum(parts: Iterator[Array]) -> Array:
-    """The sum of `parts`, one or more, in the memory of the first."""
-    total = next(parts)
-    for part in parts:
-        total += part
-    return total
+        tiles.to_images(_product("products", d, u), dx[block])
+        _add_product(du, d.transpose(0, 2, 1), tiles.of_images(x[block]), number == 0)
+    return dx, tiles.to_filters(du)
 
 
 class _Tiles:
@@ -121,16 +113,18 @@ class _Tiles:
         """V (n², tiles, C) of `x` (N, H, W, C)."""
         padded = pad_images(x, self.padding)
         seen = sliding_windows(padded, self.extent, axes=(1, 2))[:, :: self.tile[0], :: self.tile[1]]
-        tiles = seen.transpose(4, 5, 0, 1, 2, 3).reshape(self.points, -1)  # (n, n, N, down, across, C)
-        return (self.b.T @ tiles).reshape(self.points, -1, x.shape[3])
+        tiles = _scratch("tiles", (*self.extent, len(x), *self.tiles, x.shape[3]), x.dtype)
+        tiles[...] = seen.transpose(4, 5, 0, 1, 2, 3)
+        return _product("v", self.b.T, tiles.reshape(self.points, -1)).reshape(self.points, -1, x.shape[3])
 
     def to_images(self, dv: Array, dx: Array) -> None:
         """Into `dx` (N, H, W, C) from dV (n², tiles, C): what overlapping tiles say of a pixel is added up."""
         (down, across), (m_h, m_w), c = self.tiles, self.tile, dv.shape[2]
-        tiles = (self.b @ dv.reshape(self.points, -1)).reshape(*self.extent, len(dx), down, across, c)
+        tiles = _product("tiles", self.b, dv.reshape(self.points, -1)).reshape(*self.extent, len(dx), down, across, c)
         # The padded images in cells of m×m pixels. A tile lies over its own cell and some below and behind it.
         over = -(-self.extent[0] // m_h), -(-self.extent[1] // m_w)
-        padded = np.zeros((len(dx), down + over[0] - 1, m_h, across + over[1] - 1, m_w, c), dv.dtype)
+        padded = _scratch("pixels", (len(dx), down + over[0] - 1, m_h, across + over[1] - 1, m_w, c), dv.dtype)
+        padded.fill(0)
         cells = padded.transpose(2, 4, 0, 1, 3, 5)
         for i, j in product(range(over[0]), range(over[1])):
             part = tiles[i * m_h : (i + 1) * m_h, j * m_w : (j + 1) * m_w]
@@ -151,7 +145,8 @@ class _Tiles:
 
     def to_outputs(self, m: Array, y: Array) -> None:
         """Into `y` (N, P, Q, K) from M (n², tiles, K)."""
-        outputs = (self.a.T @ m.reshape(self.points, -1)).reshape(*self.tile, len(y), *self.tiles, m.shape[2])
+        outputs = _product("pixels", self.a.T, m.reshape(self.points, -1))
+        outputs = outputs.reshape(*self.tile, len(y), *self.tiles, m.shape[2])
         for i, j in np.ndindex(self.tile):
             places = y[:, i :: self.tile[0], j :: self.tile[1]]
             places[...] = outputs[i, j, :, : places.shape[1], : places.shape[2]]  # without what lies beyond
@@ -160,11 +155,49 @@ class _Tiles:
         """D (n², tiles, K) of `dy` (N, P, Q, K); raises ValueError for another P and Q than the convolution's."""
         if dy.shape[1:3] != self.outputs:
             raise ValueError(f"dy is {dy.shape}, and the convolution has {self.outputs} outputs")
-        outputs = np.zeros((*self.tile, len(dy), *self.tiles, dy.shape[3]), dy.dtype)
+        outputs = _scratch("pixels", (*self.tile, len(dy), *self.tiles, dy.shape[3]), dy.dtype)
+        outputs.fill(0)
         for i, j in np.ndindex(self.tile):
             places = dy[:, i :: self.tile[0], j :: self.tile[1]]
             outputs[i, j, :, : places.shape[1], : places.shape[2]] = places
-        return (self.a @ outputs.reshape(self.tile[0] * self.tile[1], -1)).reshape(self.points, -1, dy.shape[3])
+        d = _product("d", self.a, outputs.reshape(self.tile[0] * self.tile[1], -1))
+        return d.reshape(self.points, -1, dy.shape[3])
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+class _Scratch(threading.local):
+    """Memory that a thread fills and forgets, block after block: the system charges for every fresh page."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Array] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """An array with anything in it; it is gone with the next call for this name in this thread."""
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        if name not in self._memory or self._memory[name].size < needed:
+            self._memory[name] = np.empty(needed, np.uint8)
+        return self._memory[name][:needed].view(dtype).reshape(shape)
+
+
+_scratch = _Scratch()
+
+
+def _product(name: str, a: Array, b: Array) -> Array:
+    """a @ b, in scratch memory."""
+    return np.matmul(a, b, out=_scratch(name, (*a.shape[:-1], b.shape[-1]), a.dtype))
+
+
+def _add_product(total: Array, a: Array, b: Array, is_first: bool) -> None:
+    """`total` ← a @ b for the first of several, `total` + a @ b for the others."""
+    if is_first:
+        np.matmul(a, b, out=total)
+    else:
+        total += _product("part", a, b)
+
+
+# -- constants -------------------------------------------------------------------------------------------------------
 
 
 @cache
