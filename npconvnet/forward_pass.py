@@ -1,8 +1,8 @@
 """A batch on its way through a network and back: a few images at a time, on all cores.
 
-What is computed stands in network.py. Here the batch is cut into pieces, so that the activations of one stay in the
-cache from layer to layer, and every thread takes piece after piece. At the first fully connected layer the pieces are
-joined, because it would read all of its weights again for each. On a GPU the batch is one piece.
+What is computed stands in network.py. Here the batch is cut into pieces, at least two, so that the activations of one
+stay in the cache from layer to layer, and every thread takes piece after piece. At the first fully connected layer the
+pieces are joined, because it would read all of its weights again for each. On a GPU the batch is one piece.
 """
 
 from __future__ import annotations
@@ -80,10 +80,13 @@ class ForwardPass:
         return _join([dx for dx in dxs if dx is not None]) if input_gradient else None, gradients | of_pieces.total
 
 
-def class_scores(network: Network, x: Array) -> Array:
-    """The class scores (N, classes) of `x` (N, H, W, 3), keeping nothing for a backward."""
+def class_scores(network: Network, x: Array, prepare: Callable[[Array], Array] = lambda x: x) -> Array:
+    """The class scores (N, classes) of the images `x` (N, H, W, 3), keeping nothing for a backward.
+
+    Where `x` is something else, `prepare` makes the images of each piece of it.
+    """
     at = joint(network)
-    joined = _join(in_pieces(lambda x: network.activation(x, at), x))
+    joined = _join(in_pieces(lambda piece: network.activation(prepare(piece), at), x))
     return network.activation(joined, network.last, start=at)
 
 
@@ -130,5 +133,5 @@ class _SumInOrder:
 
 
 def _join(parts: Sequence[Array]) -> Array:
-    joined: Array = array_module(parts[0]).concatenate(parts)
+    joined: Array = parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)
     return joined

@@ -147,14 +147,14 @@ class Network:
             raise ValueError(f"'{start}' does not depend on '{stop}'; nothing can be sent back")
         wanted = self._wanted(between, stop, input_gradient, parameter_gradients)
         keep = {self._require(name) for name in keep}
-        arrived = {start: dy}
+        arrived, old = {start: dy}, into or {}
         gradients: Gradients = {}
         for node in reversed(self.nodes):
             if node.name not in between or node.name not in arrived:
                 continue
             if node.name in keep:
                 gradients[node.name] = arrived[node.name]
-            free = {key: into[f"{node.name}.{key}"] for key in node.layer.parameters} if into else {}
+            free = {key: old[name] for key in node.layer.parameters if (name := f"{node.name}.{key}") in old}
             asked = BackwardOptions(any(name in wanted for name in node.inputs), parameter_gradients, relu_rule, free)
             dx, own = node.layer.backward(arrived.pop(node.name), trace.saved[node.name], asked)
             gradients |= {f"{node.name}.{key}": gradient for key, gradient in own.items()}

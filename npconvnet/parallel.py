@@ -8,9 +8,10 @@ alike on one core and on sixteen.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
@@ -32,8 +33,9 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         if at_once == 1 or len(items) < 2 or _of_this_thread.works_for_another:
             return [function(item) for item in items]
         pool = _pool(at_once)
-        futures = [pool.submit(copy_context().run, function, item) for item in items]  # keeps np.errstate
+        futures: list[Future[R]] = []
         try:
+            futures += (pool.submit(copy_context().run, function, item) for item in items)  # keeps np.errstate
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             for future in futures:
@@ -44,7 +46,8 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 def threads() -> int:
     """How many parts are computed at once: as many as BLAS was allowed at first, or as `use_threads` says."""
-    return _settings.threads or _blas_threads()
+    with _settings.lock:
+        return _settings.threads or _blas_threads()
 
 
 def use_threads(count: int | None) -> None:
@@ -55,8 +58,8 @@ def use_threads(count: int | None) -> None:
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Holds BLAS to one thread; when the last of those who hold it lets go, it has as many as before."""
-    _blas_threads()  # as they are before
     with _settings.lock:
+        _blas_threads()  # counted before they are held
         if not _settings.holders:
             _settings.limit = _blas().limit(limits=1, user_api="blas")
         _settings.holders += 1
@@ -90,7 +93,8 @@ _of_this_thread = _OfThisThread()
 @cache
 def _blas_threads() -> int:
     """The threads that BLAS may use, by the machine, the process's cores and the environment, when first asked."""
-    return max((library["num_threads"] for library in _blas().info() if library["user_api"] == "blas"), default=1)
+    counts = [library["num_threads"] for library in _blas().info() if library["user_api"] == "blas"]
+    return max(counts, default=os.cpu_count() or 1)
 
 
 @cache
@@ -105,3 +109,14 @@ def _pool(count: int) -> ThreadPoolExecutor:
 
 def _begin() -> None:
     _of_this_thread.works_for_another = True
+
+
+def _after_fork() -> None:
+    """The child has none of the parent's threads, and nobody in it holds BLAS."""
+    _pool.cache_clear()
+    _settings.lock, _settings.holders = threading.Lock(), 0
+    _of_this_thread.works_for_another = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

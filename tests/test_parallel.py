@@ -1,5 +1,6 @@
 """Many things at once: in order, on as many threads as wanted, with BLAS held to one and left as it was."""
 
+import os
 import threading
 import time
 
@@ -98,3 +99,17 @@ def test_threads_follow_the_machine_until_told_otherwise():
     assert threads() == 5
     use_threads(None)
     assert threads() == machine
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python warns of forking with threads, which is the point
+def test_a_forked_child_has_threads_of_its_own():
+    use_threads(2)
+    in_parallel(abs, range(4))
+    with one_blas_thread():
+        child = os.fork()
+        if not child:
+            os._exit(int(in_parallel(abs, [-1, -2, -3]) != [1, 2, 3]))
+    _, status = os.waitpid(child, 0)
+    use_threads(None)
+    assert status == 0

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from npconvnet.localization.bounding_box import Box, Mask, bounding_box, largest_component, whole_image_box
 from npconvnet.localization.graph_cut import CutOptions, seeds, segment
+from npconvnet.parallel import one_blas_thread
 
 #: Pixels of the longer side at which the cut is made; larger photos are averaged down to it. A network sees some 250
 #: pixels of a side, so that the map knows no finer detail; full size finds no better boxes, and takes far longer.
@@ -34,10 +35,12 @@ class Localization:
     note: str | None = None
 
 
+@one_blas_thread()
 def localize(
     image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.floating], options: CutOptions | None = None, seed: int = 0
 ) -> Localization:
-    """The object that a saliency map (H, W) points at in an RGB image (H, W, 3), uint8; the same seed, the same bits.
+    """The object that a saliency map (H, W) points at in an RGB image (H, W, 3), uint8; the same seed, the same bits
+    on any number of cores.
 
     The whole image, with a note, where the map is the same everywhere or not finite, and where the photo has a single
     colour. Raises ValueError for other shapes, and for images without pixels.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from npconvnet import kernels
-from npconvnet.backend import Array, array_module, to_device, to_host
+from npconvnet.backend import Array, to_device, to_host
 from npconvnet.data.ilsvrc import Dataset, Example
 from npconvnet.data.loader import Batch
 from npconvnet.errors import InputError
-from npconvnet.forward_pass import class_scores, in_pieces
+from npconvnet.forward_pass import class_scores
 from npconvnet.network import Network
 from npconvnet.preprocessing import ViewCount
 
@@ -57,10 +57,8 @@ def evaluate(network: Network, batches: Iterable[Batch], views: ViewCount = 1) -
 
 def class_probabilities(network: Network, squares: Array, views: ViewCount) -> Array:
     """(N, classes), averaged over the views of each of the pictures `squares`, uint8 (N, resize, resize, 3)."""
-    x = array_module(squares).concatenate(
-        in_pieces(lambda squares: network.preprocessing.views(squares, views), squares)
-    )
-    mean: Array = kernels.softmax(class_scores(network, x)).reshape(len(squares), views, -1).mean(axis=1)
+    scores = class_scores(network, squares, lambda piece: network.preprocessing.views(piece, views))
+    mean: Array = kernels.softmax(scores).reshape(len(squares), views, -1).mean(axis=1)
     return mean
 
 

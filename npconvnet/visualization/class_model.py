@@ -24,7 +24,7 @@ from npconvnet import kernels
 from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.errors import InputError
 from npconvnet.network import Network
-from npconvnet.parallel import in_parallel
+from npconvnet.parallel import in_parallel, one_blas_thread
 from npconvnet.visualization.saliency import Objective, image_gradients, score_of
 
 #: What is raised: the class score, or the logarithm of the class's softmax probability.
@@ -113,6 +113,7 @@ def class_models(
     return [draw(target) for target in targets] if network.device == "gpu" else in_parallel(draw, targets)
 
 
+@one_blas_thread()
 def class_model(
     network: Network,
     target: int,
@@ -120,7 +121,7 @@ def class_model(
     snapshots: int = 0,
     watch: Callable[[], object] = lambda: None,
 ) -> ClassModel:
-    """The class model of `target`: the same bits for the same recipe and the same number of BLAS threads.
+    """The class model of `target`: the same bits for the same recipe, on any number of cores.
 
     `snapshots` images are kept along the way, the last one among them; `watch` is called after every iteration. Raises
     InputError where there are more snapshots than iterations, and where the ascent diverges or has no gradient to begin

@@ -25,6 +25,7 @@ from npconvnet.backend import Array, to_host
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import ReLU
 from npconvnet.network import INPUT, Network
+from npconvnet.parallel import one_blas_thread
 from npconvnet.visualization.deconvnet import RULES, Unit
 
 #: Each two of the rules.
@@ -86,6 +87,7 @@ class Comparison:
         return "\n".join(lines).replace("nan%", "   -").replace("nan", "  -")
 
 
+@one_blas_thread()
 def compare(network: Network, x: Array, unit: Unit) -> Comparison:
     """Sends `unit` back to one preprocessed image `x` (1, H, W, 3) under each of the three rules.
 

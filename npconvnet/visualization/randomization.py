@@ -36,6 +36,7 @@ from npconvnet.backend import Array, to_host
 from npconvnet.errors import InputError
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.network import Network
+from npconvnet.parallel import one_blas_thread
 from npconvnet.randomness import Purpose, generator
 from npconvnet.visualization.deconvnet import RULES
 from npconvnet.visualization.saliency import saliency_map, score_of
@@ -143,6 +144,7 @@ def class_maps(network: Network, x: Array, target: int) -> Maps:
     return maps
 
 
+@one_blas_thread()
 def rank_correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
     """Spearman's rank correlation of two maps of one shape; equals share a rank. NaN where one has no ranks."""
     if a.min() == a.max() or b.min() == b.max():

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npconvnet import kernels
+from npconvnet.kernels.cpu import conv2d
 from npconvnet.kernels.cpu.conv2d import col2im, im2col
 from npconvnet.kernels.shapes import place_windows
 from tests.conftest import assert_adjoint, assert_close, assert_is_gradient, distinct, from_nchw, to_nchw
@@ -45,21 +46,21 @@ def conv2d_by_definition(x, w, g, groups):
 def test_by_hand():
     x = np.array([[1.0, 2, 3], [4, 5, 6]]).reshape(1, 2, 3, 1)
     w = np.array([[1.0, 10], [100, 1000]]).reshape(1, 2, 2, 1)
-    assert kernels.conv2d_forward(x, w).ravel().tolist() == [5421, 6532]  # not flipped: a cross-correlation
+    assert conv2d.conv2d_forward(x, w).ravel().tolist() == [5421, 6532]  # not flipped: a cross-correlation
 
     dy = np.array([1.0, 2]).reshape(1, 1, 2, 1)
-    dx = kernels.conv2d_backward_input(dy, w, x.shape)
+    dx = conv2d.conv2d_backward_input(dy, w, x.shape)
     assert dx[0, :, :, 0].tolist() == [[1, 12, 20], [100, 1200, 2000]]
-    dw = kernels.conv2d_backward_filters(dy, x, w.shape)
+    dw = conv2d.conv2d_backward_filters(dy, x, w.shape)
     assert dw[0, :, :, 0].tolist() == [[5, 8], [14, 17]]
 
 
 def test_padding_and_stride_by_hand():
     x = np.array([[1.0, 2, 3], [4, 5, 6]]).reshape(1, 2, 3, 1)
     w = np.array([[1.0, 10], [100, 1000]]).reshape(1, 2, 2, 1)
-    down = kernels.conv2d_forward(x, w, stride=2, padding=(1, 0, 0, 0))
+    down = conv2d.conv2d_forward(x, w, stride=2, padding=(1, 0, 0, 0))
     assert down[0, :, :, 0].tolist() == [[2100]]
-    up = kernels.conv2d_forward(x, w, stride=2, padding=(1, 0, 0, 0), rounding="ceil")
+    up = conv2d.conv2d_forward(x, w, stride=2, padding=(1, 0, 0, 0), rounding="ceil")
     assert up[0, :, :, 0].tolist() == [[2100, 300], [54, 6]]
 
 
@@ -67,35 +68,35 @@ def test_padding_and_stride_by_hand():
 @over_groups
 def test_against_the_definition(rng, geometry, groups):
     x, w, _ = inputs(rng, geometry, groups)
-    assert_close(kernels.conv2d_forward(x, w, **where(geometry, groups)), conv2d_by_definition(x, w, geometry, groups))
+    assert_close(conv2d.conv2d_forward(x, w, **where(geometry, groups)), conv2d_by_definition(x, w, geometry, groups))
 
 
 @given(geometries(), st.sampled_from([1, 2]))
 def test_against_the_definition_on_any_shape(geometry, groups):
     x, w, dy = inputs(np.random.default_rng(0), geometry, groups)
-    y = kernels.conv2d_forward(x, w, **where(geometry, groups))
+    y = conv2d.conv2d_forward(x, w, **where(geometry, groups))
     assert_close(y, conv2d_by_definition(x, w, geometry, groups))
-    assert_adjoint(x, y, dy, kernels.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups)))
-    assert_adjoint(w, y, dy, kernels.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups)))
+    assert_adjoint(x, y, dy, conv2d.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups)))
+    assert_adjoint(w, y, dy, conv2d.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups)))
 
 
 @over_the_table
 @over_groups
 def test_backwards_are_adjoint_to_the_forward(rng, geometry, groups):
     x, w, dy = inputs(rng, geometry, groups)
-    y = kernels.conv2d_forward(x, w, **where(geometry, groups))
-    assert_adjoint(x, y, dy, kernels.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups)))
-    assert_adjoint(w, y, dy, kernels.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups)))
+    y = conv2d.conv2d_forward(x, w, **where(geometry, groups))
+    assert_adjoint(x, y, dy, conv2d.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups)))
+    assert_adjoint(w, y, dy, conv2d.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups)))
 
 
 @over_the_table
 @over_groups
 def test_backwards_are_gradients(rng, geometry, groups):
     x, w, dy = inputs(rng, geometry, groups)
-    dx = kernels.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups))
-    dw = kernels.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups))
-    assert_is_gradient(lambda x: kernels.conv2d_forward(x, w, **where(geometry, groups)), x, dx, dy)
-    assert_is_gradient(lambda w: kernels.conv2d_forward(x, w, **where(geometry, groups)), w, dw, dy)
+    dx = conv2d.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups))
+    dw = conv2d.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups))
+    assert_is_gradient(lambda x: conv2d.conv2d_forward(x, w, **where(geometry, groups)), x, dx, dy)
+    assert_is_gradient(lambda w: conv2d.conv2d_forward(x, w, **where(geometry, groups)), w, dw, dy)
 
 
 @over_the_table
@@ -109,43 +110,43 @@ def test_like_pytorch(torch, rng, geometry, groups, dtype):
     y_torch = torch.nn.functional.conv2d(padded, w_torch, stride=geometry.stride, groups=groups)
     y_torch.backward(to_nchw(dy, torch))
 
-    assert_close(kernels.conv2d_forward(x, w, **where(geometry, groups)), from_nchw(y_torch))
-    dx = kernels.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups))
+    assert_close(conv2d.conv2d_forward(x, w, **where(geometry, groups)), from_nchw(y_torch))
+    dx = conv2d.conv2d_backward_input(dy, w, x.shape, **where(geometry, groups))
     assert_close(dx, from_nchw(x_torch.grad))
-    dw = kernels.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups))
+    dw = conv2d.conv2d_backward_filters(dy, x, w.shape, **where(geometry, groups))
     assert_close(dw, from_nchw(w_torch.grad))
 
 
 @pytest.mark.parametrize("stride", [2, 3, 4])
 def test_a_strided_convolution_is_a_subsampled_one(rng, stride):
     x, w = distinct(rng, (2, 9, 8, 4)), distinct(rng, (6, 3, 2, 4))
-    every = kernels.conv2d_forward(x, w, padding=(1, 0, 0, 1))
-    assert_close(kernels.conv2d_forward(x, w, stride=stride, padding=(1, 0, 0, 1)), every[:, ::stride, ::stride])
+    every = conv2d.conv2d_forward(x, w, padding=(1, 0, 0, 1))
+    assert_close(conv2d.conv2d_forward(x, w, stride=stride, padding=(1, 0, 0, 1)), every[:, ::stride, ::stride])
 
 
 def test_input_gradient_is_the_convolution_of_dy_with_flipped_filters(rng):
     """Section 4 of the paper: the gradient of a convolution is what a DeconvNet does."""
     x, w = distinct(rng, (2, 7, 6, 4)), distinct(rng, (5, 3, 4, 4))
     top, bottom, left, right = 1, 0, 2, 3
-    dy = distinct(rng, kernels.conv2d_forward(x, w, padding=(top, bottom, left, right)).shape)
+    dy = distinct(rng, conv2d.conv2d_forward(x, w, padding=(top, bottom, left, right)).shape)
     flipped = w[:, ::-1, ::-1].transpose(3, 1, 2, 0)
     around = (2 - top, 2 - bottom, 3 - left, 3 - right)
     assert_close(
-        kernels.conv2d_backward_input(dy, w, x.shape, padding=(top, bottom, left, right)),
-        kernels.conv2d_forward(dy, flipped, padding=around),
+        conv2d.conv2d_backward_input(dy, w, x.shape, padding=(top, bottom, left, right)),
+        conv2d.conv2d_forward(dy, flipped, padding=around),
     )
 
 
 def test_a_1x1_convolution_is_a_linear_layer_at_every_pixel(rng):
     x, w = distinct(rng, (2, 3, 4, 5)), distinct(rng, (6, 1, 1, 5))
     at_every_pixel = kernels.linear_forward(x.reshape(-1, 5), w.reshape(6, 5)).reshape(2, 3, 4, 6)
-    assert_close(kernels.conv2d_forward(x, w), at_every_pixel)
+    assert_close(conv2d.conv2d_forward(x, w), at_every_pixel)
 
 
 def test_a_filter_as_large_as_the_image_is_a_linear_layer(rng):
     x, w = distinct(rng, (2, 3, 4, 5)), distinct(rng, (6, 3, 4, 5))
     y = kernels.linear_forward(x.reshape(2, -1), w.reshape(6, -1))
-    assert_close(kernels.conv2d_forward(x, w), y.reshape(2, 1, 1, 6))
+    assert_close(conv2d.conv2d_forward(x, w), y.reshape(2, 1, 1, 6))
 
 
 def test_groups_are_a_block_diagonal_filter_bank(rng):
@@ -153,22 +154,22 @@ def test_groups_are_a_block_diagonal_filter_bank(rng):
     ungrouped = np.zeros((9, 3, 3, 6))
     for group in range(3):
         ungrouped[3 * group : 3 * group + 3, :, :, 2 * group : 2 * group + 2] = w[3 * group : 3 * group + 3]
-    y = kernels.conv2d_forward(x, ungrouped)
-    assert_close(kernels.conv2d_forward(x, w, groups=3), y)
+    y = conv2d.conv2d_forward(x, ungrouped)
+    assert_close(conv2d.conv2d_forward(x, w, groups=3), y)
     dy = distinct(rng, y.shape)
     assert_close(
-        kernels.conv2d_backward_input(dy, w, x.shape, groups=3), kernels.conv2d_backward_input(dy, ungrouped, x.shape)
+        conv2d.conv2d_backward_input(dy, w, x.shape, groups=3), conv2d.conv2d_backward_input(dy, ungrouped, x.shape)
     )
-    dw = kernels.conv2d_backward_filters(dy, x, ungrouped.shape)
+    dw = conv2d.conv2d_backward_filters(dy, x, ungrouped.shape)
     blocks = [dw[3 * i : 3 * i + 3, :, :, 2 * i : 2 * i + 2] for i in range(3)]
-    assert_close(kernels.conv2d_backward_filters(dy, x, w.shape, groups=3), np.concatenate(blocks))
+    assert_close(conv2d.conv2d_backward_filters(dy, x, w.shape, groups=3), np.concatenate(blocks))
 
 
 def test_an_image_of_one_lit_pixel_reads_out_the_filter(rng):
     w = distinct(rng, (4, 3, 3, 2))
     x = np.zeros((1, 3, 3, 2))
     x[0, 1, 1, 0] = 1
-    y = kernels.conv2d_forward(x, w, padding=(1, 1, 1, 1))
+    y = conv2d.conv2d_forward(x, w, padding=(1, 1, 1, 1))
     assert_close(y[0], w[:, ::-1, ::-1, 0].transpose(1, 2, 0))
 
 
@@ -185,4 +186,4 @@ def test_col2im_is_the_adjoint_of_im2col(rng, geometry):
 
 def test_a_filter_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
-        kernels.conv2d_forward(np.zeros((1, 2, 2, 1)), np.zeros((1, 3, 3, 1)))
+        conv2d.conv2d_forward(np.zeros((1, 2, 2, 1)), np.zeros((1, 3, 3, 1)))

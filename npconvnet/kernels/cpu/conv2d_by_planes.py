@@ -17,7 +17,7 @@ def planes_backward_input(dy: Array, w: Array, x_shape: tuple[int, ...], stride:
     n, height, width, channels = x_shape
     top, bottom, left, right = windows.padding_and_overhang
     columns = (dy @ w.reshape(len(w), -1)).reshape(*dy.shape[:3], *w.shape[1:])  # (N, P, Q, R, S, C)
-    planes = np.zeros((channels, n, top + height + bottom, left + width + right), dy.dtype)
+    planes = np.zeros((channels, n, top + height + bottom, left + width + right), columns.dtype)
     for r, s, index in offsets((w.shape[1], w.shape[2]), windows.outputs, stride):
         for channel, plane in enumerate(planes):
             plane[index] += columns[:, :, :, r, s, channel]

@@ -166,7 +166,7 @@ def _tile(
     rounding: Rounding,
 ) -> int | None:
     """The side of Winograd's tiles for a convolution with these two operands; None for the definition."""
-    if np.result_type(operand, other) != np.float32 or groups > 1 or x_shape[0] < 2:
+    if not operand.dtype == other.dtype == np.float32 or groups > 1 or x_shape[0] < 2:
         return None
     windows = place_windows(_size(x_shape), _size(w_shape), stride, padding, rounding)
     return best_tile(windows.outputs, _size(w_shape), stride, w_shape[3], w_shape[0])
