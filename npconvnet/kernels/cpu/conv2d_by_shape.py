@@ -39,6 +39,8 @@ from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_window
 
 #: What it costs to move one number through memory, in multiplications: measured.
 MOVE = 16
+#: By how much the many small products of Winograd's algorithm are slower than a large one: measured.
+SMALL_PRODUCTS = 1.5
 #: With fewer channels it costs more to look for filters without a signal than it may save: measured.
 LOOK = 128
 #: So few are added up faster plane by plane: measured.
@@ -189,7 +191,7 @@ def best_tile(
         tiles = -(-outputs[0] // m) * -(-outputs[1] // m)
         of_tile = depth * filters + points * depth + m * m * filters + MOVE * (depth + filters)
         of_filters = depth * filters * (r * s + MOVE)
-        costs[m] = points * (tiles * of_tile + of_filters / IMAGES)
+        costs[m] = SMALL_PRODUCTS * points * (tiles * of_tile + of_filters / IMAGES)
     return min(costs, key=costs.__getitem__)
 
 
