@@ -10,7 +10,7 @@ from npconvnet.models import MODELS
 from tests.conftest import assert_close, distinct
 from tests.kernels.geometry import Geometry
 
-CHANNELS, FILTERS = 32, 24
+CHANNELS, FILTERS = 96, 96
 #: All of these go to Winograd's algorithm in float32, with as many channels and filters.
 WITH_TILES = {
     "3x3": Geometry((12, 13), (3, 3)),
