@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +15,7 @@ from hypothesis import settings
 from npconvnet.data.ilsvrc import open_dataset
 from npconvnet.data.toy import make_toy
 from npconvnet.models import MODELS
+from npconvnet.parallel import threads, use_threads
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.weights import save_network
 from tests import stand_in_cupy
@@ -40,6 +41,13 @@ def rng() -> np.random.Generator:
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> Any:
     return np.dtype(request.param)
+
+
+@pytest.fixture
+def own_threads() -> Iterator[int]:
+    """The number of threads that nobody has set; sets it back afterwards."""
+    yield threads()
+    use_threads(None)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from npconvnet.cli import commands
-from npconvnet.parallel import threads, use_threads
+from npconvnet.parallel import threads
 from tests.command_line import ASSETS, npconvnet, refused
 
 
@@ -120,13 +120,6 @@ def test_every_command_that_computes_takes_threads():
         for option in ("device", "threads")
     }
     assert taking["threads"] == taking["device"] - {"evaluate-localization"}  # it takes --processes
-
-
-@pytest.fixture
-def own_threads():
-    """Sets back what --threads sets."""
-    yield threads()
-    use_threads(None)
 
 
 def test_threads(own_threads, checkpoint, capsys):

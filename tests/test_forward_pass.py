@@ -118,7 +118,7 @@ def test_only_what_is_asked_for(rng, make):
 
 
 @pytest.mark.parametrize("model", ["tiny", "squeezenet"])
-def test_the_same_bits_on_any_number_of_threads(model):
+def test_the_same_bits_on_any_number_of_threads(model, own_threads):
     network = MODELS[model](classes=7)
     rng = np.random.default_rng(0)
     network.initialize(rng)
@@ -132,7 +132,6 @@ def test_the_same_bits_on_any_number_of_threads(model):
         dx, gradients = run.backward(kernels.softmax_cross_entropy_backward(probabilities, labels))
         assert dx is not None
         found.append([a.tobytes() for a in (run.scores, dx, *gradients.values())])
-    use_threads(None)
     assert found[0] == found[1] == found[2]
 
 

@@ -16,10 +16,9 @@ def blas_threads():
 
 
 @pytest.fixture(params=[1, 2, 3])
-def count(request):
+def count(request, own_threads):
     use_threads(request.param)
-    yield request.param
-    use_threads(None)
+    return request.param
 
 
 def test_the_order_of_the_items_is_that_of_the_results(count):
@@ -103,7 +102,7 @@ def test_threads_follow_the_machine_until_told_otherwise():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python warns of forking with threads, which is the point
-def test_a_forked_child_has_threads_of_its_own():
+def test_a_forked_child_has_threads_of_its_own(own_threads):
     use_threads(2)
     in_parallel(abs, range(4))
     with one_blas_thread():
@@ -111,5 +110,4 @@ def test_a_forked_child_has_threads_of_its_own():
         if not child:
             os._exit(int(in_parallel(abs, [-1, -2, -3]) != [1, 2, 3]))
     _, status = os.waitpid(child, 0)
-    use_threads(None)
     assert status == 0

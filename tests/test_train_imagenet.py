@@ -16,7 +16,7 @@ from PIL import Image
 import train_imagenet
 from npconvnet.data.toy import make_toy
 from npconvnet.errors import InputError
-from npconvnet.parallel import threads, use_threads
+from npconvnet.parallel import threads
 from npconvnet.training.log import read_log
 from npconvnet.training.run_folder import RunFolder
 from npconvnet.weights import load_network, read_file
@@ -155,13 +155,6 @@ def test_the_same_bits_on_any_number_of_threads(toy, finished, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("one", "two"):
         assert_same_weights(finished[0], tmp_path / name)
-
-
-@pytest.fixture
-def own_threads():
-    """Sets back what --threads sets."""
-    yield threads()
-    use_threads(None)
 
 
 def test_threads_are_no_part_of_a_run(finished, own_threads):

@@ -4,15 +4,12 @@ import sys
 
 import pytest
 
-from npconvnet.parallel import use_threads
-
 
 @pytest.fixture
-def own_threads():
-    """Sets back what --threads sets: the numbers of npconvnet and of PyTorch."""
+def own_threads(own_threads):
+    """Sets back PyTorch's number of threads as well as npconvnet's."""
     torch = sys.modules.get("torch")
     before = torch and torch.get_num_threads()
-    yield
-    use_threads(None)
+    yield own_threads
     if torch:
         torch.set_num_threads(before)
