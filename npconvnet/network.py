@@ -23,7 +23,7 @@ from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import BackwardOptions, Gradients, Layer, Shape
 from npconvnet.parallel import one_blas_thread
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
-from npconvnet.synsets import Synset
+from npconvnet.synsets import Synset, numbered_synsets
 
 #: The name of the activation that is the image itself.
 INPUT = "input"
@@ -70,7 +70,7 @@ class Network:
         self.preprocessing = preprocessing
         self.nodes = _read_table(rows)
         self.shapes = _shapes(self.nodes, (preprocessing.crop, preprocessing.crop, 3))
-        self.synsets = tuple(Synset(f"class{index}", f"class {index}") for index in range(self.shapes[self.last][-1]))
+        self.synsets: tuple[Synset, ...] = numbered_synsets(self.shapes[self.last][-1])
         self._last_readers = _last_readers(self.nodes)
 
     @property

@@ -30,6 +30,11 @@ def imagenet_synsets() -> tuple[Synset, ...]:
     return tuple(Synset(wnid, names) for _, wnid, names in rows)
 
 
+def numbered_synsets(count: int) -> tuple[Synset, ...]:
+    """The names of classes that have none."""
+    return tuple(Synset(f"class{index}", f"class {index}") for index in range(count))
+
+
 def find_class(synsets: Sequence[Synset], text: str) -> int:
     """The index of the class that `text` means: a wnid, an index, a name, or a part of a name; case doesn't matter.
 

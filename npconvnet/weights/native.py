@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from npconvnet.backend import Array, to_host
 from npconvnet.errors import InputError
-from npconvnet.models import MODELS
+from npconvnet.models import make_again
 from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
@@ -62,14 +62,14 @@ def bundled_network() -> Network:
 def network_from(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> Network:
     """Makes the network that `read_file` returned; raises InputError, naming `path`, where the parts don't fit."""
     try:
-        network = MODELS[header["model"]](**header["options"])
+        network = make_again(header["model"], header["options"])
         network.preprocessing = Preprocessing.from_json(header["preprocessing"])
         synsets = tuple(Synset(wnid, names) for wnid, names in header["synsets"])
         if len(synsets) != len(network.synsets):
             raise ValueError(f"{len(synsets)} class names for {len(network.synsets)} classes")
         network.synsets = synsets
         network.load({name: tensors[name] for name in network.parameters.keys() & tensors.keys()})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, MemoryError, OverflowError) as error:
         raise InputError(f"{path}: its header does not describe a network of npconvnet ({error})") from error
     return network
 
