@@ -116,8 +116,8 @@ def main(context: click.Context, /, **given: Any) -> None:
     network = _network(options, len(dataset.synsets))
     network.synsets = dataset.synsets
     seed, batch_size = options["seed"], options["batch_size"]
-    training = Loader(dataset.train, network.preprocessing.resize, batch_size)
-    validation = Loader(dataset.validation, network.preprocessing.resize, batch_size)
+    training = Loader(dataset.train, network.preprocessing, batch_size)
+    validation = Loader(dataset.validation, network.preprocessing, batch_size)
     colours = folder.colour_statistics() if given["resume"] else training.colour_statistics()
     network.preprocessing = colours.normalising(network.preprocessing)
     network.initialize(generator(seed, Purpose.INITIALIZE))

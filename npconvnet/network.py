@@ -261,7 +261,7 @@ class Network:
 
     def preprocess(self, pictures: Sequence[Picture], views: ViewCount = 1) -> npt.NDArray[np.float32]:
         """float32 (N·views, crop, crop, 3) of `pictures` of any sizes, uint8 (H, W, 3), on the CPU."""
-        squares = np.stack([resize_and_centre_crop(picture, self.preprocessing.resize) for picture in pictures])
+        squares = np.stack([resize_and_centre_crop(picture, self.preprocessing) for picture in pictures])
         return self.preprocessing.views(squares, views)
 
 

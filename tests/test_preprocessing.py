@@ -1,9 +1,14 @@
 """Preprocessing: centre crop and ten views, and what travels with the weights."""
 
+import io
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from npconvnet.data.image import load_square
 from npconvnet.models import MODELS
 from npconvnet.preprocessing import Preprocessing, resize_and_centre_crop, resize_whole, view_positions
 from tests.data.test_image import difference, photograph
@@ -48,6 +53,83 @@ def test_json_round_trip():
     assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
 
 
+def test_files_from_before_a_choice_existed_mean_what_was_done_then():
+    old = {"resize": 73, "crop": 64, "mean": [1, 2, 3], "std": [4, 5, 6], "channels": "RGB"}
+    assert Preprocessing.from_json(old) == Preprocessing(73, 64, (1, 2, 3), (4, 5, 6), "bilinear", keep_aspect=True)
+
+
+@pytest.fixture
+def with_mean_image(rng):
+    return Preprocessing(8, 4, rng.uniform(0, 255, (4, 4, 3)).astype(np.float32), interpolation="bicubic")
+
+
+def test_a_mean_image_is_taken_off_after_crop_and_reflection(with_mean_image):
+    """Krizhevsky's network and MatConvNet's cnn_imagenet_get_batch: crop, flip, subtract."""
+    x = with_mean_image.views(numbered(8)[None], 10)
+    for view, (top, left) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]):
+        crop = numbered(8)[top : top + 4, left : left + 4].astype(np.float32)
+        np.testing.assert_allclose(x[view], crop - with_mean_image.mean, rtol=1e-6)
+        np.testing.assert_allclose(x[view + 5], crop[:, ::-1] - with_mean_image.mean, rtol=1e-6)
+    np.testing.assert_array_equal(with_mean_image.picture(x)[4], numbered(8)[2:6, 2:6])
+
+
+def test_the_mean_colour_of_a_mean_image(with_mean_image):
+    assert with_mean_image.mean_colour == pytest.approx(with_mean_image.mean.mean(axis=(0, 1)))
+    assert Preprocessing(8, 4, (1, 2, 3)).mean_colour == (1, 2, 3)
+    assert Preprocessing(8, 4, (1, 2, 3)).mean_image is None
+
+
+def test_a_mean_image_goes_beside_the_json(with_mean_image):
+    as_json = json.loads(json.dumps(with_mean_image.to_json()))
+    assert Preprocessing.from_json(as_json, with_mean_image.mean_image) == with_mean_image
+    with pytest.raises(ValueError, match="mean image is missing"):
+        Preprocessing.from_json(as_json)
+    with pytest.raises(ValueError, match="as large as the crop"):
+        Preprocessing.from_json(as_json, np.zeros((8, 8, 3), np.float32))
+
+
+def test_what_is_equal(with_mean_image):
+    assert with_mean_image == replace(with_mean_image, mean=with_mean_image.mean.copy())
+    assert with_mean_image != replace(with_mean_image, mean=with_mean_image.mean + 1)
+    assert with_mean_image != replace(with_mean_image, mean=(0, 0, 0))
+    assert with_mean_image != replace(with_mean_image, interpolation="bilinear")
+    assert with_mean_image != replace(with_mean_image, keep_aspect=False)
+    assert with_mean_image != "bicubic"
+
+
+def test_unknown_interpolation():
+    with pytest.raises(ValueError, match="no interpolation is called 'nearest'; there are bilinear, bicubic"):
+        Preprocessing.from_json(Preprocessing(8, 8).to_json() | {"interpolation": "nearest"})
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "filter"), [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)]
+)
+def test_every_way_into_the_network_resizes_as_it_was_trained(interpolation, filter):
+    """The centre square, the whole picture, and a file as `evaluate` loads it; Pillow does the same in one call."""
+    picture = np.asarray(photograph(96, 96))
+    expected = np.asarray(Image.fromarray(picture).resize((64, 64), filter))
+    preprocessing = Preprocessing(64, 64, interpolation=interpolation)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, "PNG")
+    for found in (
+        resize_and_centre_crop(picture, preprocessing),
+        resize_whole(picture, preprocessing, 999).picture,
+        load_square(png.getvalue(), "x", preprocessing),
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_without_the_aspect_the_whole_picture_is_squeezed():
+    picture = np.asarray(photograph(60, 90))
+    preprocessing = Preprocessing(32, 24, keep_aspect=False)
+    expected = np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize_and_centre_crop(picture, preprocessing), expected)
+    resized = resize_whole(picture, preprocessing, 999)
+    np.testing.assert_array_equal(resized.picture, expected)
+    assert resized.box == (0, 0, 90, 60)
+
+
 @pytest.mark.parametrize(("resize", "crop"), [(223, 224), (10, 0)])
 def test_impossible_crops(resize, crop):
     with pytest.raises(ValueError, match="can't be taken"):
@@ -61,7 +143,7 @@ def test_network_takes_pictures_of_any_size(shape):
     x = network.preprocess([picture, picture], 10)
     assert x.shape == (20, 64, 64, 3)
     np.testing.assert_array_equal(x[:10], x[10:])
-    square = resize_and_centre_crop(picture, 73)
+    square = resize_and_centre_crop(picture, network.preprocessing)
     np.testing.assert_array_equal(x[:10], network.preprocessing.views(square[None], 10))
 
 
@@ -77,7 +159,7 @@ def resize_then_crop(picture, size):
 @pytest.mark.parametrize(("height", "width"), [(400, 600), (600, 400), (64, 96), (256, 256), (128, 128)])
 def test_resize_and_centre_crop_is_a_resize_followed_by_a_crop(height, width):
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    square = resize_and_centre_crop(noise, 128)
+    square = resize_and_centre_crop(noise, Preprocessing(128, 128))
     assert square.shape == (128, 128, 3)
     assert square.dtype == np.uint8
     assert difference(square, resize_then_crop(Image.fromarray(noise), 128)).max() <= 1
@@ -86,34 +168,36 @@ def test_resize_and_centre_crop_is_a_resize_followed_by_a_crop(height, width):
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (333, 500), (500, 281)])
 def test_a_crop_between_pixels_is_close_to_one_at_a_whole_pixel(height, width):
     picture = photograph(height, width)
-    square = resize_and_centre_crop(np.asarray(picture), 64)
+    square = resize_and_centre_crop(np.asarray(picture), Preprocessing(64, 64))
     steepest = max(difference(square[1:], square[:-1]).max(), difference(square[:, 1:], square[:, :-1]).max())
     assert difference(square, resize_then_crop(picture, 64)).max() <= steepest  # it is shifted by less than a pixel
 
 
 def test_an_image_of_the_size_is_unchanged():
     picture = np.asarray(photograph(48, 48))
-    assert np.array_equal(resize_and_centre_crop(picture, 48), picture)
+    assert np.array_equal(resize_and_centre_crop(picture, Preprocessing(48, 48)), picture)
 
 
 @pytest.mark.parametrize("shape", [(1, 50_000, 3), (50_000, 1, 3), (1, 1, 3), (2, 3, 3)])
 def test_extreme_aspect_ratios(shape):
-    assert np.array_equal(resize_and_centre_crop(np.full(shape, 77, np.uint8), 64), np.full((64, 64, 3), 77))
+    assert np.array_equal(
+        resize_and_centre_crop(np.full(shape, 77, np.uint8), Preprocessing(64, 64)), np.full((64, 64, 3), 77)
+    )
 
 
 @pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 96), (37, 121), (1, 5), (256, 256)])
 def test_the_centre_of_the_whole_picture_is_the_centre_square(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    resized = resize_whole(noise, 64, 999)
+    resized = resize_whole(noise, Preprocessing(64, 64), 999)
     rows, columns, _ = resized.picture.shape
     assert min(rows, columns) == 64
     centre = resized.picture[(rows - 64) // 2 :, (columns - 64) // 2 :][:64, :64]
-    assert np.abs(centre.astype(int) - resize_and_centre_crop(noise, 64)).max() <= 1  # Pillow rounds
+    assert np.abs(centre.astype(int) - resize_and_centre_crop(noise, Preprocessing(64, 64))).max() <= 1  # Pillow rounds
 
 
 @pytest.mark.parametrize("size", [(400, 600), (451, 300), (64, 96), (37, 121), (1, 5), (256, 256)])
 def test_the_whole_picture_keeps_its_proportions_and_loses_less_than_two_pixels(size):
-    resized = resize_whole(np.zeros((*size, 3), np.uint8), 64, 999)
+    resized = resize_whole(np.zeros((*size, 3), np.uint8), Preprocessing(64, 64), 999)
     left, top, right, bottom = resized.box
     rows, columns, _ = resized.picture.shape
     assert (bottom - top) / rows == pytest.approx((right - left) / columns)
@@ -132,7 +216,7 @@ def test_ten_views_of_a_landscape_reach_its_corners():
 
 
 def test_a_panorama_loses_its_ends():
-    resized = resize_whole(np.zeros((10, 5000, 3), np.uint8), 64, 195)
+    resized = resize_whole(np.zeros((10, 5000, 3), np.uint8), Preprocessing(64, 64), 195)
     assert resized.picture.shape == (64, 194, 3)  # as many pixels from either end
     left, top, right, bottom = resized.box
     assert (top, bottom) == (0, 10)

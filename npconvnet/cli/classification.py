@@ -58,7 +58,7 @@ def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views
     if dataset.note:
         click.echo(dataset.note, err=True)
     examples = labelled_for(network, dataset)
-    loader = Loader(examples, network.preprocessing.resize, max(1, batch_size // views))
+    loader = Loader(examples, network.preprocessing, max(1, batch_size // views))
     batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False)
     errors = measure(network, batches, views)
     if not errors.pictures:

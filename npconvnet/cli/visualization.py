@@ -312,7 +312,7 @@ def top_patches(
     examples, note = finding.pictures_to_scan(data)
     if note:
         click.echo(note, err=True)
-    loader = Loader(examples, network.preprocessing.resize, finding.BATCH)
+    loader = Loader(examples, network.preprocessing, finding.BATCH)
     batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="top-patches", leave=False)
     ranking = finding.rank(network, layer, batches, top)
     if not ranking.numbers.size:

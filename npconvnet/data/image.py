@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from npconvnet.errors import InputError
-from npconvnet.preprocessing import centre_square
+from npconvnet.preprocessing import Preprocessing, centre_square
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
@@ -39,14 +39,14 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     return np.array(_decode(data, name))
 
 
-def load_square(data: bytes, name: str, size: int) -> NDArray[np.uint8]:
+def load_square(data: bytes, name: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """`decode_image` and `preprocessing.centre_square` in one, decoding a large JPEG at a reduced scale.
 
-    Returns (size, size, 3) uint8 RGB. Raises InputError as `decode_image` does.
+    Returns (resize, resize, 3) uint8 RGB. Raises InputError as `decode_image` does.
     """
     # The JPEG decoder halves an image two to three times faster than the filter does, but with a plain box filter.
     # Leaving the last factor of two or more to the filter keeps the result within a few grey levels of the slow way.
-    return centre_square(_decode(data, name, shorter_side=2 * size), size)
+    return centre_square(_decode(data, name, shorter_side=2 * preprocessing.resize), preprocessing)
 
 
 def _decode(data: bytes, name: str, shorter_side: int | None = None) -> Image.Image:

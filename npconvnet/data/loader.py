@@ -17,7 +17,7 @@ from npconvnet.data.augment import ColourStatistics
 from npconvnet.data.ilsvrc import Example
 from npconvnet.data.image import load_square
 from npconvnet.errors import InputError
-from npconvnet.preprocessing import Picture
+from npconvnet.preprocessing import Picture, Preprocessing
 from npconvnet.randomness import Purpose, generator
 
 #: Threads that decode, and batches that wait for the network.
@@ -41,17 +41,17 @@ class Batch:
 
 
 class Loader:
-    """Batches of `examples` as squares of `size` pixels.
+    """Batches of `examples` as squares, resized as `preprocessing` says.
 
     Images that can't be read are left out of their batch, named once on standard error, and listed in `unreadable`
     (name to reason). Pictures are kept decoded while they fit into CACHE_BYTES.
     """
 
-    def __init__(self, examples: Sequence[Example], size: int, batch_size: int) -> None:
-        self.examples, self.size, self.batch_size = examples, size, batch_size
+    def __init__(self, examples: Sequence[Example], preprocessing: Preprocessing, batch_size: int) -> None:
+        self.examples, self.preprocessing, self.batch_size = examples, preprocessing, batch_size
         self.unreadable: dict[str, str] = {}
         self._cache: dict[int, Picture] = {}
-        self._cache_limit = CACHE_BYTES // (size * size * 3)
+        self._cache_limit = CACHE_BYTES // (preprocessing.resize**2 * 3)
 
     @property
     def batches(self) -> int:
@@ -95,7 +95,8 @@ class Loader:
 
     def _batch(self, numbers: npt.NDArray[np.int64]) -> Batch:
         loaded = [(number, square) for number in numbers if (square := self._square(number)) is not None]
-        squares = np.empty((len(loaded), self.size, self.size, 3), np.uint8)
+        size = self.preprocessing.resize
+        squares = np.empty((len(loaded), size, size, 3), np.uint8)
         for n, (_, square) in enumerate(loaded):
             squares[n] = square
         read = np.array([number for number, _ in loaded], np.int64)
@@ -106,7 +107,7 @@ class Loader:
             return square
         example = self.examples[number]
         try:
-            square = load_square(example.read(), example.name, self.size)
+            square = load_square(example.read(), example.name, self.preprocessing)
         except InputError as error:
             if example.name not in self.unreadable:
                 self.unreadable[example.name] = str(error)

@@ -49,13 +49,13 @@ class SubImages:
 
     def _to_picture_pixels(self, resized: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         (height, width), (left, top, right, bottom) = self.picture_size, self.box
-        scale = resized.shape[1] / (right - left)
+        down, across = resized.shape[0] / (bottom - top), resized.shape[1] / (right - left)
         # The box may lack up to a pixel of `resized` at the picture's borders: they take what stands next to them.
-        framed, frame = np.pad(resized, 1, mode="edge"), 1 / scale
-        x0, y0 = max(0, ceil(left - frame)), max(0, ceil(top - frame))
-        x1, y1 = min(width, floor(right + frame)), min(height, floor(bottom + frame))
-        x, y = scale * (x0 - left) + 1, scale * (y0 - top) + 1
-        source = (x, y, x + scale * (x1 - x0), y + scale * (y1 - y0))
+        framed = np.pad(resized, 1, mode="edge")
+        x0, y0 = max(0, ceil(left - 1 / across)), max(0, ceil(top - 1 / down))
+        x1, y1 = min(width, floor(right + 1 / across)), min(height, floor(bottom + 1 / down))
+        x, y = across * (x0 - left) + 1, down * (y0 - top) + 1
+        source = (x, y, x + across * (x1 - x0), y + down * (y1 - y0))
         filled = Image.fromarray(framed).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=source)
         whole = np.zeros(self.picture_size, np.float32)
         whole[y0:y1, x0:x1] = np.array(filled)
@@ -65,7 +65,7 @@ class SubImages:
 def cut(picture: Picture, preprocessing: Preprocessing, views: ViewCount) -> SubImages:
     """The centre crop of `picture`, uint8 (H, W, 3), or its ten sub-images: corners and centre, then reflected."""
     # Ten views are three crops wide at most.
-    resized = resize_whole(picture, preprocessing.resize, longest=3 * preprocessing.crop)
+    resized = resize_whole(picture, preprocessing, longest=3 * preprocessing.crop)
     return SubImages(
         inputs=preprocessing.views(resized.picture[None], views),
         picture_size=(picture.shape[0], picture.shape[1]),

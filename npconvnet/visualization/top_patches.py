@@ -150,11 +150,12 @@ def top_patches(
         place = divmod(int(ranking.places[unit, n]), columns)
         activation = float(ranking.activations[unit, n])
         box, frame = patch(network, layer, *place), _frame(network, layer, *place)
-        square = load_square(example.read(), example.name, network.preprocessing.resize)
+        square = load_square(example.read(), example.name, network.preprocessing)
         x = network.preprocessing.views(square[None])
         sent = Unit(layer, unit, place if is_map else None)
         back = to_host(reconstruct(network, to_device(x, network.device), sent, rule)) * abs(activation)
-        picture = network.preprocessing.picture(_cut(x[0], box, frame))
+        grey = np.clip(np.rint(network.preprocessing.mean_colour), 0, 255)
+        picture = _cut(network.preprocessing.picture(x[0]), box, frame, around=grey)
         yield TopPatch(unit, example.name, *place, activation, box, picture, _cut(back[0], box, frame))
 
 
@@ -187,9 +188,10 @@ def _frame(network: Network, layer: str, row: int, column: int) -> Rectangle:
     return field.at(row, column)
 
 
-def _cut(image: npt.NDArray[Any], box: Rectangle, frame: Rectangle) -> npt.NDArray[np.float32]:
-    """`image` (H, W, 3) in `box`, and 0 around it as far as `frame`."""
-    cut = np.zeros((frame.bottom - frame.top, frame.right - frame.left, 3), np.float32)
+def _cut(image: npt.NDArray[Any], box: Rectangle, frame: Rectangle, around: npt.ArrayLike = 0) -> npt.NDArray[Any]:
+    """`image` (H, W, 3) in `box`, and the colour `around` it as far as `frame`."""
+    cut = np.empty((frame.bottom - frame.top, frame.right - frame.left, 3), image.dtype)
+    cut[...] = around
     inside = cut[box.top - frame.top : box.bottom - frame.top, box.left - frame.left : box.right - frame.left]
     inside[...] = image[box.top : box.bottom, box.left : box.right]
     return cut

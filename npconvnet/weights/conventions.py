@@ -36,6 +36,16 @@ def vgg_preprocessing(crop: int = 224) -> Preprocessing:
     return Preprocessing(_resize(crop), crop, VGG_MEAN)
 
 
+def in_words(preprocessing: Preprocessing) -> str:
+    """What a network is fed, for a person who checks whether that is right."""
+    size, crop = preprocessing.resize, preprocessing.crop
+    resized = f"shorter side to {size} pixels" if preprocessing.keep_aspect else f"both sides to {size} pixels"
+    image = "" if preprocessing.mean_image is None else "an image with the mean colour "
+    mean, std = _three(preprocessing.mean_colour), _three(preprocessing.std)
+    scale = "" if std == _three((1, 1, 1)) else f", divided by {std}"
+    return f"{resized} ({preprocessing.interpolation}), centre {crop}×{crop}, RGB 0–255 minus {image}{mean}{scale}"
+
+
 def oihw_to_ohwi(filters: Tensor) -> Tensor:
     """(K, C, R, S), of Caffe, PyTorch and ONNX, to (K, R, S, C)."""
     return np.ascontiguousarray(filters.transpose(0, 2, 3, 1))
@@ -66,3 +76,7 @@ def swap_red_and_blue(filters: Tensor) -> Tensor:
 def _resize(crop: int) -> int:
     # 256 pixels for crops of 224 and of 227, as all of them do.
     return max(crop, 256) if crop <= 256 else round(crop * 256 / 224)
+
+
+def _three(values: tuple[float, ...]) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in values)})"

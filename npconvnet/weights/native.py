@@ -28,6 +28,9 @@ from npconvnet.synsets import Synset
 
 Tensors = dict[str, npt.NDArray[Any]]
 
+#: The tensor that holds the mean image of a preprocessing that has one.
+_MEAN_IMAGE = "mean_image"
+
 
 def save_network(
     path: Path, network: Network, more_tensors: Mapping[str, Array] | None = None, **more_header: Any
@@ -44,6 +47,8 @@ def save_network(
         **more_header,
     }
     tensors = {**network.parameters, **(more_tensors or {})}
+    if network.preprocessing.mean_image is not None:
+        tensors[_MEAN_IMAGE] = network.preprocessing.mean_image
     write_file(path, {name: to_host(tensor) for name, tensor in tensors.items()}, header)
 
 
@@ -63,7 +68,7 @@ def network_from(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> Net
     """Makes the network that `read_file` returned; raises InputError, naming `path`, where the parts don't fit."""
     try:
         network = make_again(header["model"], header["options"])
-        network.preprocessing = Preprocessing.from_json(header["preprocessing"])
+        network.preprocessing = Preprocessing.from_json(header["preprocessing"], tensors.get(_MEAN_IMAGE))
         synsets = tuple(Synset(wnid, names) for wnid, names in header["synsets"])
         if len(synsets) != len(network.synsets):
             raise ValueError(f"{len(synsets)} class names for {len(network.synsets)} classes")
@@ -75,12 +80,16 @@ def network_from(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> Net
 
 
 def write_file(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> None:
-    """Writes safetensors so that `path` is always a whole file: temporary file, fsync, rename.
+    """Writes safetensors, as `write_whole` does."""
+    text = json.dumps(header, ensure_ascii=False)
+    write_whole(path, save(tensors, {"npconvnet": text, "sha256": _checksum(tensors, text)}))
+
+
+def write_whole(path: Path, contents: bytes | memoryview) -> None:
+    """Writes `contents` so that `path` is always a whole file: temporary file, fsync, rename.
 
     Raises InputError where that fails, a full disk among the reasons; the temporary file is then removed.
     """
-    text = json.dumps(header, ensure_ascii=False)
-    contents = save(tensors, {"npconvnet": text, "sha256": _checksum(tensors, text)})
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 from npconvnet.data.image import decode_image, load_square, read_image
 from npconvnet.errors import InputError
-from npconvnet.preprocessing import resize_and_centre_crop
+from npconvnet.preprocessing import Preprocessing, resize_and_centre_crop
 
 
 def encode(image, format="PNG", **options):
@@ -186,7 +186,11 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("load", [decode_image, partial(load_square, size=16)], ids=["decode_image", "load_square"])
+@pytest.mark.parametrize(
+    "load",
+    [decode_image, partial(load_square, preprocessing=Preprocessing(16, 16))],
+    ids=["decode_image", "load_square"],
+)
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=list(DAMAGED))
 def test_what_is_not_a_whole_image_is_refused_by_name(data, load):
     with pytest.raises(InputError, match=r"^train/n1/a.JPEG: cannot be read as an image \(.+\)$") as caught:
@@ -255,8 +259,8 @@ def test_load_square_of_what_is_not_a_large_jpeg_is_decode_and_resize():
         encode(photograph(750, 1000)),
         encode(photograph(30, 40), "GIF"),
     ):
-        expected = resize_and_centre_crop(decode_image(data, "x"), 256)
-        assert np.array_equal(load_square(data, "x", 256), expected)
+        expected = resize_and_centre_crop(decode_image(data, "x"), Preprocessing(256, 256))
+        assert np.array_equal(load_square(data, "x", Preprocessing(256, 256)), expected)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -264,8 +268,8 @@ def test_load_square_of_a_large_jpeg_is_close_to_decode_and_resize(mode):
     picture = photograph(750, 1001)
     picture.paste(Image.effect_noise((300, 300), 60), (300, 200))  # detail that the small scale cannot show
     data = encode(picture.convert(mode), "JPEG", quality=95)
-    square = load_square(data, "x", 64)
-    error = difference(square, resize_and_centre_crop(decode_image(data, "x"), 64))
+    square = load_square(data, "x", Preprocessing(64, 64))
+    error = difference(square, resize_and_centre_crop(decode_image(data, "x"), Preprocessing(64, 64)))
     assert square.shape == (64, 64, 3)
     assert 0 < error.max() <= 16  # 0 < : the reduced scale is in use
     assert error.mean() < 1.5

@@ -44,6 +44,12 @@ def test_colour_mean_and_std_by_hand():
     assert x.ravel().tolist() == [(20 + 1 - 10) / 2, (20 + 2 - 11) / 4, (20 + 3 - 12) / 8]
 
 
+def test_a_mean_image_is_not_reflected_by_hand():
+    mean = np.repeat(np.array([[[1], [2]], [[3], [4]]], np.float32), 3, axis=2)
+    x = kernels.augment(PICTURE, Views.plain([1], [2], [True]), 2, mean, BY_ONE)
+    assert red(x) == [[24 - 1, 23 - 2], [34 - 3, 33 - 4]]
+
+
 def test_erasing_by_hand():
     views = Views.plain([1], [1], [True])
     views.erased[0] = [0, 1, 1, 3]

@@ -80,3 +80,15 @@ def test_long_pictures_have_no_gaps(size):
     assert back[:, x].min() == pytest.approx(1)
     assert back[y].max() == pytest.approx(1)
     assert back[height // 8 : -height // 8, width // 8 : -width // 8].min() == pytest.approx(1)
+
+
+def test_maps_of_a_squeezed_picture_are_stretched_back():
+    """A slope down and across goes back over all of the picture, each way by its own scale."""
+    preprocessing = Preprocessing(resize=32, crop=32, keep_aspect=False)
+    views = cut(np.zeros((64, 128, 3), np.uint8), preprocessing, 1)
+    along = np.linspace(0, 1, 32, dtype=np.float32)
+    found = views.put_back((along[:, None] + 10 * along)[None])
+    assert found.shape == (64, 128)
+    np.testing.assert_allclose(found[[0, -1]][:, [0, -1]], [[0, 10], [1, 11]], atol=0.2)
+    assert (np.diff(found[2:-2, 4:-4], axis=0) > 0).all()
+    assert (np.diff(found[2:-2, 4:-4], axis=1) > 0).all()

@@ -70,7 +70,7 @@ def examples(tmp_path):
 
 
 def batches(examples, size=4):
-    return Loader(examples, RESIZE, size).in_order()
+    return Loader(examples, Preprocessing(RESIZE, CROP), size).in_order()
 
 
 def test_finds_the_planted_patch_at_its_place(examples):

@@ -12,7 +12,7 @@ from npconvnet.errors import InputError
 from npconvnet.models import MODELS
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset, imagenet_synsets
-from npconvnet.weights import bundled_network, load_network, read_file, save_network, write_file
+from npconvnet.weights.native import bundled_network, load_network, read_file, save_network, write_file
 
 
 @pytest.fixture
@@ -34,6 +34,19 @@ def test_network_comes_back_whole(network, tmp_path):
     assert again.parameters.keys() == network.parameters.keys()
     for name, parameter in network.parameters.items():
         np.testing.assert_array_equal(again.parameters[name], parameter)
+
+
+def test_a_mean_image_is_a_tensor_of_the_file(network, tmp_path, rng):
+    path = tmp_path / "w"
+    mean = rng.uniform(0, 255, (64, 64, 3)).astype(np.float32)
+    network.preprocessing = Preprocessing(73, 64, mean, interpolation="bicubic", keep_aspect=False)
+    save_network(path, network, position={"step": 1})
+    assert load_network(path).preprocessing == network.preprocessing
+    tensors, header = read_file(path)
+    del tensors["mean_image"]
+    write_file(path, tensors, header)
+    with pytest.raises(InputError, match="the mean image is missing"):
+        load_network(path)
 
 
 def test_options_of_the_paper_are_kept(tmp_path):
@@ -97,6 +110,8 @@ def test_missing_and_foreign_files(tmp_path):
         {"options": {"classes": 4}},
         {"options": {"depth": 3}},
         {"preprocessing": {"resize": 73}},
+        {"preprocessing": {"resize": 73, "crop": 64, "mean": [1, 2], "std": [1, 1, 1]}},
+        {"preprocessing": {"resize": 73, "crop": 64, "mean": [1, 2, 3], "std": [1, 1, 1], "interpolation": ["x"]}},
         {"synsets": [["n1", "one"]]},
         {"synsets": 5},
     ],
