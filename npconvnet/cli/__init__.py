@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from npconvnet.cli import classification, data, localization, visualization
+from npconvnet.cli import classification, data, localization, visualization, weights
 from npconvnet.errors import InputError
 from npconvnet.memory import keep_freed_memory
 
@@ -58,5 +58,8 @@ for _command in (
     visualization.filters,
     localization.localize,
     localization.evaluate_localization,
+    weights.import_weights,
+    weights.export_onnx,
+    weights.export_torchvision,
 ):
     commands.add_command(_command)
