@@ -27,8 +27,11 @@ def torchvision_preprocessing(crop: int = 224) -> Preprocessing:
 
 
 def caffe_preprocessing(crop: int = 227) -> Preprocessing:
-    """Minus the mean colour of ImageNet, the networks of the Berkeley group; the channels are put right in conv1."""
-    return Preprocessing(_resize(crop), crop, CAFFE_MEAN)
+    """Minus the mean colour of ImageNet, the networks of the Berkeley group; the channels are put right in conv1.
+
+    They were trained on pictures of 256×256, whatever the proportions (Caffe, examples/imagenet/readme.md).
+    """
+    return Preprocessing(_resize(crop), crop, CAFFE_MEAN, keep_aspect=False)
 
 
 def vgg_preprocessing(crop: int = 224) -> Preprocessing:
