@@ -23,6 +23,7 @@ from npconvnet.layers import (
     Concatenate,
     Conv2d,
     Dropout,
+    Flatten,
     GlobalAveragePool2d,
     Linear,
     MaxPool2d,
@@ -104,6 +105,8 @@ def _module(node: Node, network: Network) -> nn.Module:
             return nn.LocalResponseNorm(layer.size, layer.size * layer.alpha_per_element, layer.beta, layer.k)
         case Dropout():
             return nn.Dropout(layer.rate)
+        case Flatten():
+            return nn.Flatten()
         case Concatenate():
             return _Of(lambda *xs: torch.cat(xs, dim=1))
         case Add():

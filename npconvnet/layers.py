@@ -9,6 +9,7 @@ Every layer maps activations (N, H, W, C), or (N, C) once the image is gone:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import numpy as np
 from npconvnet import kernels
 from npconvnet.backend import Array, array_module
 from npconvnet.kernels.cpu.relu import ReLURule
-from npconvnet.kernels.shapes import Padding, Rounding, place_windows
+from npconvnet.kernels.shapes import Padding, Rounding, place_windows, require_pixels_in_every_window
 
 #: The size of one activation without the batch: (H, W, C) or (C,).
 Shape: TypeAlias = tuple[int, ...]
@@ -80,23 +81,25 @@ class Conv2d(Layer):
         self,
         in_channels: int,
         filters: int,
-        window: int,
+        window: int | tuple[int, int],
         stride: int = 1,
         padding: int | Padding = 0,
         groups: int = 1,
         rounding: Rounding = "floor",
     ) -> None:
         super().__init__()
-        self.window, self.stride, self.padding = (window, window), stride, _all_sides(padding)
+        if in_channels % groups or filters % groups:
+            raise ValueError(f"{in_channels} channels and {filters} filters can't be dealt out to {groups} groups")
+        self.window, self.stride, self.padding = _both_ways(window), stride, _all_sides(padding)
         self.groups, self.rounding = groups, rounding
         self.parameters = {
-            "weight": np.zeros((filters, window, window, in_channels // groups), np.float32),
+            "weight": np.zeros((filters, *self.window, in_channels // groups), np.float32),
             "bias": np.zeros(filters, np.float32),
         }
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(P, Q, K) of (H, W, C)."""
-        ((h, w, c),) = x_shapes
+        h, w, c = _image(x_shapes)
         filters, _, _, channels = self.parameters["weight"].shape
         if c != channels * self.groups:
             raise ValueError(f"the filters take {channels * self.groups} channels, the input has {c}")
@@ -139,7 +142,7 @@ class Linear(Layer):
         """(out,) of any shape that has `in` numbers."""
         (x_shape,) = x_shapes
         out_features, in_features = self.parameters["weight"].shape
-        if np.prod(x_shape) != in_features:
+        if math.prod(x_shape) != in_features:
             raise ValueError(f"the layer takes {in_features} numbers, the input has {x_shape}")
         return (out_features,)
 
@@ -181,13 +184,21 @@ class ReLU(Layer):
 class _Pool2d(Layer):
     """What the poolings over windows share: where the windows lie."""
 
-    def __init__(self, window: int, stride: int, padding: int | Padding = 0, rounding: Rounding = "floor") -> None:
+    def __init__(
+        self,
+        window: int | tuple[int, int],
+        stride: int,
+        padding: int | Padding = 0,
+        rounding: Rounding = "floor",
+    ) -> None:
         super().__init__()
-        self.window, self.stride, self.padding, self.rounding = (window, window), stride, _all_sides(padding), rounding
+        self.window, self.stride = _both_ways(window), stride
+        self.padding, self.rounding = _all_sides(padding), rounding
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(P, Q, C) of (H, W, C)."""
-        ((h, w, c),) = x_shapes
+        h, w, c = _image(x_shapes)
+        require_pixels_in_every_window(self.window, self.padding)
         return *place_windows((h, w), self.window, self.stride, self.padding, self.rounding).outputs, c
 
     @property
@@ -215,7 +226,7 @@ class AveragePool2d(_Pool2d):
 
     def __init__(
         self,
-        window: int,
+        window: int | tuple[int, int],
         stride: int,
         padding: int | Padding = 0,
         rounding: Rounding = "floor",
@@ -239,7 +250,7 @@ class GlobalAveragePool2d(Layer):
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(C,)."""
-        return x_shapes[0][2:]
+        return _image(x_shapes)[2:]
 
     def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """Saves the shape of x."""
@@ -315,6 +326,23 @@ class Concatenate(Layer):
         return kernels.concatenate_backward(dy, saved), {}
 
 
+class Flatten(Layer):
+    """An image as one vector, channel by channel (C, H, W), as other frameworks number it."""
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(C·H·W,) of (H, W, C)."""
+        h, w, c = _image(x_shapes)
+        return (c * h * w,)
+
+    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+        """Saves the shape of x."""
+        return kernels.flatten_forward(xs[0]), xs[0].shape
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dy in the shape of x."""
+        return kernels.flatten_backward(dy, saved), {}
+
+
 class Add(Layer):
     """Adds several inputs of one shape."""
 
@@ -333,8 +361,19 @@ class Add(Layer):
         return kernels.add_backward(dy, saved), {}
 
 
+def _both_ways(window: int | tuple[int, int]) -> tuple[int, int]:
+    return (window, window) if isinstance(window, int) else window
+
+
 def _all_sides(padding: int | Padding) -> Padding:
     return (padding,) * 4 if isinstance(padding, int) else padding
+
+
+def _image(x_shapes: tuple[Shape, ...]) -> tuple[int, int, int]:
+    if [len(x_shape) for x_shape in x_shapes] != [3]:
+        raise ValueError(f"the layer reads one image (H, W, C), the input has {', '.join(map(str, x_shapes))}")
+    ((h, w, c),) = x_shapes
+    return h, w, c
 
 
 def _flat(x: Array) -> Array:

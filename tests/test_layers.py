@@ -17,6 +17,7 @@ from npconvnet.layers import (
     Concatenate,
     Conv2d,
     Dropout,
+    Flatten,
     GlobalAveragePool2d,
     Layer,
     Linear,
@@ -32,18 +33,22 @@ IMAGE = (7, 6, 4)
 CASES: dict[str, tuple[Callable[[], Layer], list[Shape]]] = {
     "conv": (lambda: Conv2d(4, 6, 3), [IMAGE]),
     "conv, placed": (lambda: Conv2d(4, 6, 3, stride=2, padding=(1, 0, 2, 1), groups=2, rounding="ceil"), [IMAGE]),
+    "conv, oblong": (lambda: Conv2d(4, 6, (3, 2), padding=(1, 0, 2, 1)), [IMAGE]),
     "linear": (lambda: Linear(10, 3), [(10,)]),
     "linear on an image": (lambda: Linear(7 * 6 * 4, 3), [IMAGE]),
     "relu": (ReLU, [IMAGE]),
     "relu on a vector": (ReLU, [(10,)]),
     "max pool": (lambda: MaxPool2d(3, stride=2, rounding="ceil"), [IMAGE]),
     "max pool, padded": (lambda: MaxPool2d(3, stride=2, padding=(1, 0, 2, 1)), [IMAGE]),
+    "max pool, oblong": (lambda: MaxPool2d((2, 3), stride=2), [IMAGE]),
+    "average pool, oblong": (lambda: AveragePool2d((7, 1), stride=1), [IMAGE]),
     "average pool": (lambda: AveragePool2d(2, stride=2, rounding="ceil"), [IMAGE]),
     "average pool, padded": (lambda: AveragePool2d(3, stride=2, padding=1, count_padding=False), [IMAGE]),
     "global average pool": (GlobalAveragePool2d, [IMAGE]),
     "lrn": (LRN, [IMAGE]),
     "dropout": (Dropout, [(10,)]),
     "concatenate": (Concatenate, [IMAGE, (7, 6, 1), (7, 6, 2)]),
+    "flatten": (Flatten, [IMAGE]),
     "add": (Add, [IMAGE, IMAGE]),
 }
 
@@ -230,6 +235,21 @@ def test_concatenate_and_add_are_their_kernels(rng):
         np.testing.assert_array_equal(part, xs[0])
 
 
+def test_a_square_window_is_one_number(rng):
+    x = distinct(rng, (2, 7, 6, 4), np.float32)
+    for make in (lambda window: MaxPool2d(window, 2), lambda window: AveragePool2d(window, 2)):
+        np.testing.assert_array_equal(make(3).forward(x)[0], make((3, 3)).forward(x)[0])
+    assert Conv2d(4, 6, 3).parameters["weight"].shape == Conv2d(4, 6, (3, 3)).parameters["weight"].shape
+    assert Conv2d(4, 6, (3, 2)).parameters["weight"].shape == (6, 3, 2, 4)
+
+
+def test_flatten_is_its_kernels_and_reads_an_image_channel_by_channel(rng):
+    x, dy = distinct(rng, (2, 3, 5, 4)), distinct(rng, (2, 60))
+    y, saved = Flatten().forward(x)
+    np.testing.assert_array_equal(y, np.stack([image.transpose(2, 0, 1).ravel() for image in x]))
+    np.testing.assert_array_equal(Flatten().backward(dy, saved)[0], kernels.flatten_backward(dy, x.shape))
+
+
 # -- dropout ---------------------------------------------------------------------------------------------------------
 
 
@@ -262,13 +282,14 @@ def test_dropout_draws_the_same_for_the_same_seed():
 @given(
     layer=st.sampled_from([Conv2d, MaxPool2d, AveragePool2d]),
     size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
-    window=st.integers(1, 4),
+    window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     stride=st.integers(1, 4),
     paddings=st.tuples(*[st.integers(0, 3)] * 4),
     rounding=st.sampled_from(["floor", "ceil"]),
 )
 def test_the_announced_size_is_the_real_one(layer, size, window, stride, paddings, rounding):
-    where: Any = {"stride": stride, "padding": tuple(min(p, window - 1) for p in paddings), "rounding": rounding}
+    padding = tuple(min(p, window[side // 2] - 1) for side, p in enumerate(paddings))
+    where: Any = {"stride": stride, "padding": padding, "rounding": rounding}
     made = layer(2, 3, window, **where) if layer is Conv2d else layer(window, **where)
     x = np.ones((1, *size, 2), np.float32)
     assert made.forward(x)[0].shape == (1, *made.output_shape(x.shape[1:]))
@@ -281,6 +302,12 @@ def test_the_announced_size_is_the_real_one(layer, size, window, stride, padding
         (Conv2d(4, 6, 3, groups=2), [(7, 6, 2)], "the filters take 4 channels, the input has 2"),
         (Conv2d(4, 6, 5), [(4, 6, 4)], "a window of 5 pixels does not fit into 0 \\+ 4 \\+ 0 pixels"),
         (MaxPool2d(3, stride=2), [(7, 2, 4)], "a window of 3 pixels does not fit"),
+        (MaxPool2d(2, stride=2, padding=2), [(7, 6, 4)], "must be smaller than its window"),
+        (AveragePool2d((3, 2), stride=2, padding=(0, 0, 2, 0)), [(7, 6, 4)], "must be smaller than its window"),
+        (Conv2d(4, 6, 3), [(4,)], r"reads one image \(H, W, C\), the input has \(4,\)"),
+        (MaxPool2d(3, stride=2), [(7, 6, 4), (7, 6, 4)], "reads one image"),
+        (GlobalAveragePool2d(), [(4,)], "reads one image"),
+        (Flatten(), [(4,)], "reads one image"),
         (Linear(10, 3), [(3, 3, 1)], "the layer takes 10 numbers"),
         (Concatenate(), [(7, 6, 4), (7, 5, 4)], "different sizes can't be concatenated"),
         (Add(), [(7, 6, 4), (7, 6, 3)], "different shapes can't be added"),

@@ -19,6 +19,7 @@ from npconvnet.kernels.cpu import (
     concatenate,
     conv2d,
     conv2d_by_shape,
+    flatten,
     linear,
     linear_in_parallel,
     lrn,
@@ -78,6 +79,8 @@ dropout = by_device(_dropout.dropout)
 draw_kept = _dropout.draw_kept
 concatenate_forward = by_device(concatenate.concatenate_forward)
 concatenate_backward = by_device(concatenate.concatenate_backward)
+flatten_forward = by_device(flatten.flatten_forward)
+flatten_backward = by_device(flatten.flatten_backward)
 add_forward = by_device(add.add_forward)
 add_backward = by_device(add.add_backward)
 softmax = by_device(softmax_cross_entropy.softmax)

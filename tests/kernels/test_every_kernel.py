@@ -67,6 +67,8 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "dropout": lambda draw: ([draw(*X), draw.kept(*X)], {"rate": 0.3}),
     "concatenate_forward": lambda draw: ([[draw(2, 3, 1), draw(2, 3, 2)]], {}),
     "concatenate_backward": lambda draw: ([draw(2, 3, 5), [1, 4]], {}),
+    "flatten_forward": lambda draw: ([draw(*X)], {}),
+    "flatten_backward": lambda draw: ([draw(2, 168), X], {}),
     "add_forward": lambda draw: ([[draw(*X), draw(*X), draw(*X)]], {}),
     "add_backward": lambda draw: ([draw(*X), 2], {}),
     "softmax": lambda draw: ([draw(3, 5)], {}),

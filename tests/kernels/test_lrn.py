@@ -7,7 +7,14 @@ from npconvnet import kernels
 from tests.conftest import assert_close, assert_is_gradient, distinct, from_nchw, to_nchw
 
 # (size, alpha_per_element, beta, k); in most of them alpha is large, so that a mistake in its term shows.
-SETTINGS = [(5, 1e-4, 0.75, 2.0), (5, 0.5, 0.75, 2.0), (3, 1.0, 1.0, 1.0), (1, 0.3, 0.5, 1.5), (4, 0.7, 0.75, 1.0)]
+SETTINGS = [
+    (5, 1e-4, 0.75, 2.0),
+    (5, 0.5, 0.75, 2.0),
+    (3, 1.0, 1.0, 1.0),
+    (1, 0.3, 0.5, 1.5),
+    (4, 0.7, 0.75, 1.0),
+    (51, 0.1, 0.75, 1.0),
+]
 over_settings = pytest.mark.parametrize("settings", SETTINGS, ids=str)
 
 

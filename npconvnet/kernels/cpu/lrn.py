@@ -46,6 +46,7 @@ def _to_minus(beta: float, s: Array) -> Array:
 def _window_sums(t: Array, before: int, after: int) -> Array:
     """At each channel, the sum of `t` from `before` channels earlier to `after` channels later."""
     channels = t.shape[-1]
+    before, after = min(before, channels - 1), min(after, channels - 1)  # there is nothing further away
     padded = array_module(t).zeros((*t.shape[:-1], before + channels + after), t.dtype)
     padded[..., before : before + channels] = t
     # All pixels as one line: where one pixel ends and the next begins, the padding keeps them apart.
