@@ -136,7 +136,7 @@ class _Tiles:
     def of_filters(self, w: Array) -> Array:
         """U (n², K, C) of `w` (K, R, S, C)."""
         k, r, s, c = w.shape
-        return (self.g @ w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
+        return _product("u", self.g, w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
 
     def to_filters(self, du: Array) -> Array:
         """dw (K, R, S, C) of dU (n², K, C)."""
