@@ -33,6 +33,7 @@ class ForwardPass:
     """
 
     def __init__(self, network: Network, x: Array, rng: np.random.Generator | None = None) -> None:
+        network = network.fused()
         self._network, self._joint, self._pieces = network, joint(network), pieces(x)
         rngs = rng.spawn(len(self._pieces)) if rng else [None] * len(self._pieces)
 
@@ -85,6 +86,7 @@ def class_scores(network: Network, x: Array, prepare: Callable[[Array], Array] =
 
     Where `x` is something else, `prepare` makes the images of each piece of it.
     """
+    network = network.fused()
     at = joint(network)
     joined = _join(in_pieces(lambda piece: network.activation(prepare(piece), at), x))
     return network.activation(joined, network.last, start=at)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -69,12 +70,37 @@ class Layer(ABC):
     def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """(y, saved). `rng` is given in training only, and used by dropout only."""
 
+    def infer(self, *xs: Array) -> Array:
+        """y alone, where no backward follows."""
+        return self.forward(*xs)[0]
+
     @abstractmethod
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """(dx, gradients): dx like the input (a tuple where there are several, None where it isn't wanted)."""
 
 
-class Conv2d(Layer):
+class Affine(Layer):
+    """What a convolution and a fully connected layer share: they end with a bias, and perhaps with the ReLU behind it.
+
+    `relu` says that it is there. It makes no difference but in time: what comes next is read and written once less.
+    """
+
+    relu = False
+
+    def with_relu(self) -> Self:
+        """The same layer, on the same parameters, with the ReLU that follows it."""
+        layer = copy(self)
+        layer.relu = True
+        return layer
+
+    def _end(self, y: Array) -> Array:
+        return (kernels.bias_relu_forward if self.relu else kernels.bias_forward)(y, self.parameters["bias"])
+
+    def _begin_backward(self, dy: Array, y: Array, options: BackwardOptions) -> Array:
+        return kernels.relu_backward(dy, y, options.relu_rule) if self.relu else dy
+
+
+class Conv2d(Affine):
     """Convolution and bias: `weight` (K, R, S, C / groups), `bias` (K,)."""
 
     def __init__(
@@ -106,14 +132,15 @@ class Conv2d(Layer):
         return *place_windows((h, w), self.window, self.stride, self.padding, self.rounding).outputs, filters
 
     def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
-        """Saves x."""
+        """Saves x, and y where a ReLU is in it."""
         (x,) = xs
-        y = kernels.conv2d_forward(x, self.parameters["weight"], *self._placement)
-        return kernels.bias_forward(y, self.parameters["bias"]), x
+        y = self._end(kernels.conv2d_forward(x, self.parameters["weight"], *self._placement))
+        return y, (x, y if self.relu else None)
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dx by dgrad, the filters by wgrad."""
-        x, weight = saved, self.parameters["weight"]
+        (x, y), weight = saved, self.parameters["weight"]
+        dy = self._begin_backward(dy, y, options)
         dx = dw = None
         if options.input_gradient and options.parameter_gradients:
             dx, dw = kernels.conv2d_backward(dy, x, weight, *self._placement)
@@ -128,7 +155,7 @@ class Conv2d(Layer):
         return self.stride, self.padding, self.groups, self.rounding
 
 
-class Linear(Layer):
+class Linear(Affine):
     """Fully connected layer: `weight` (out, in), `bias` (out,). Reads an image as one vector, row by row (H, W, C)."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -147,14 +174,15 @@ class Linear(Layer):
         return (out_features,)
 
     def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
-        """Saves x."""
+        """Saves x, and y where a ReLU is in it."""
         (x,) = xs
-        y = kernels.linear_forward(_flat(x), self.parameters["weight"])
-        return kernels.bias_forward(y, self.parameters["bias"]), x
+        y = self._end(kernels.linear_forward(_flat(x), self.parameters["weight"]))
+        return y, (x, y if self.relu else None)
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dx in the shape of x."""
-        x = saved
+        x, y = saved
+        dy = self._begin_backward(dy, y, options)
         gradients = {}
         if options.parameter_gradients:
             gradients["weight"] = kernels.linear_backward_weights(dy, _flat(x), options.into.get("weight"))
@@ -214,6 +242,10 @@ class MaxPool2d(_Pool2d):
         (x,) = xs
         y, switches = kernels.max_pool2d_forward(x, *self._placement)
         return y, (switches, x.shape)
+
+    def infer(self, *xs: Array) -> Array:
+        """Without the switches."""
+        return kernels.max_pool2d(xs[0], *self._placement)
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dy, where the switches point."""

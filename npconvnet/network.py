@@ -11,8 +11,10 @@ Meanwhile BLAS has one thread, so that the bits do not depend on the number of c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +22,7 @@ import numpy.typing as npt
 
 from npconvnet.backend import Array, Device, is_on_gpu, to_device
 from npconvnet.kernels.cpu.relu import ReLURule
-from npconvnet.layers import BackwardOptions, Gradients, Layer, Shape
+from npconvnet.layers import Affine, BackwardOptions, Gradients, Layer, ReLU, Shape
 from npconvnet.parallel import one_blas_thread
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
 from npconvnet.synsets import Synset, numbered_synsets
@@ -182,10 +184,12 @@ class Network:
             kept[start] = x
         names = [INPUT, *(node.name for node in self.nodes)]
         for node in self.nodes[names.index(start) : names.index(last)]:
-            live[node.name], to_save = node.layer.forward(*(live[name] for name in node.inputs), rng=rng)
-            if saved is not None:
-                saved[node.name] = to_save
-            del to_save  # or it would hold the layer's input while the next one runs
+            xs = [live[name] for name in node.inputs]
+            if saved is None:
+                live[node.name] = node.layer.infer(*xs)
+            else:
+                live[node.name], saved[node.name] = node.layer.forward(*xs, rng=rng)
+            del xs  # or they would stay while the next layer runs
             if node.name in keep:
                 kept[node.name] = live[node.name]
             for name in self._last_readers.get(node.name, ()):
@@ -213,6 +217,34 @@ class Network:
             if node.name in between and (leads_on or (parameter_gradients and node.layer.parameters)):
                 wanted.add(node.name)
         return wanted
+
+    def fused(self) -> Network:
+        """The same network, on the same parameters, with every ReLU inside the layer that it alone reads, if it can be.
+
+        It gives the same scores and gradients, bit for bit, sooner. The activations of these ReLUs go by the names of
+        those layers, which have no activations of their own any more.
+        """
+        readers = Counter(name for node in self.nodes for name in node.inputs)
+        nodes: dict[str, Node] = {}
+        renamed: dict[str, str] = {}
+        for node in self.nodes:
+            inputs = tuple(renamed.get(name, name) for name in node.inputs)
+            source = nodes.get(inputs[0])
+            if (
+                isinstance(node.layer, ReLU)
+                and source
+                and isinstance(source.layer, Affine)
+                and readers[source.name] == 1
+            ):
+                nodes[source.name] = replace(source, layer=source.layer.with_relu())
+                renamed[node.name] = source.name
+            else:
+                nodes[node.name] = replace(node, inputs=inputs)
+        fused = copy(self)
+        fused.nodes = tuple(nodes.values())
+        fused.shapes = {INPUT: self.shapes[INPUT]} | {name: self.shapes[name] for name in nodes}
+        fused._last_readers = _last_readers(fused.nodes)
+        return fused
 
     # -- parameters --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from npconvnet import kernels
 from npconvnet.layers import (
     LRN,
     Add,
+    Affine,
     AveragePool2d,
     Concatenate,
     Conv2d,
@@ -436,6 +437,46 @@ def test_dropout_needs_a_generator(network, x):
     first, second = (network.forward(x, rng=np.random.default_rng(seed))[0] for seed in (1, 2))
     assert (first != y).any()
     assert (first != second).any()
+
+
+# -- fused -----------------------------------------------------------------------------------------------------------
+
+
+def test_fused_gives_the_same_bits(network, x, rng):
+    scores, trace = network.forward(x, rng=np.random.default_rng(3))
+    fused_scores, fused_trace = network.fused().forward(x, rng=np.random.default_rng(3))
+    np.testing.assert_array_equal(fused_scores, scores)
+    np.testing.assert_array_equal(network.fused().scores(x), network.scores(x))
+    dy = rng.standard_normal(scores.shape)
+    for rule in (*RULES, *RULES):  # the trace can be sent back again
+        dx, gradients = network.backward(trace, dy, relu_rule=rule)
+        fused_dx, fused_gradients = network.fused().backward(fused_trace, dy, relu_rule=rule)
+        np.testing.assert_array_equal(fused_dx, dx)
+        assert_same_bits(fused_gradients, gradients)
+
+
+def test_fused_has_no_relus_left_and_changes_nothing_in_the_network(network):
+    before = network.nodes
+    fused = network.fused()
+    assert [node.name for node in fused.nodes] == [name for name in LAYERS if "relu" not in name]
+    assert network.nodes is before
+    assert not any(node.layer.relu for node in network.nodes if isinstance(node.layer, Affine))
+    network.astype(np.float32)
+    assert all(value is network.parameters[name] for name, value in fused.parameters.items())
+
+
+def test_a_relu_stays_where_others_read_what_it_reads_or_no_sum_comes_before_it(rng):
+    network = table(
+        [
+            ("relu0", ReLU()),
+            ("conv", Conv2d(3, 3, 1)),
+            ("relu1", ReLU()),
+            ("relu2", ReLU(), ("conv",)),
+            ("add", Add(), ("relu1", "relu2")),
+            ("relu3", ReLU()),
+        ]
+    )
+    assert [node.name for node in network.fused().nodes] == [node.name for node in network.nodes]
 
 
 # -- parameters ------------------------------------------------------------------------------------------------------

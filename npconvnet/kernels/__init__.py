@@ -23,13 +23,14 @@ from npconvnet.kernels.cpu import (
     linear,
     linear_in_parallel,
     lrn,
-    max_pool2d,
+    max_pool2d_separable,
     relu,
     sgd,
     softmax_cross_entropy,
 )
 from npconvnet.kernels.cpu import augment as _augment
 from npconvnet.kernels.cpu import dropout as _dropout
+from npconvnet.kernels.cpu import max_pool2d as _max_pool2d
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -62,10 +63,12 @@ conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters, conv2d_by_sh
 conv2d_backward = by_device(conv2d.conv2d_backward, conv2d_by_shape.conv2d_backward)
 bias_forward = by_device(bias.bias_forward)
 bias_backward = by_device(bias.bias_backward)
+bias_relu_forward = by_device(relu.bias_relu_forward)
 relu_forward = by_device(relu.relu_forward)
 relu_backward = by_device(relu.relu_backward)
-max_pool2d_forward = by_device(max_pool2d.max_pool2d_forward)
-max_pool2d_backward = by_device(max_pool2d.max_pool2d_backward)
+max_pool2d = by_device(_max_pool2d.max_pool2d, max_pool2d_separable.max_pool2d)
+max_pool2d_forward = by_device(_max_pool2d.max_pool2d_forward, max_pool2d_separable.max_pool2d_forward)
+max_pool2d_backward = by_device(_max_pool2d.max_pool2d_backward, max_pool2d_separable.max_pool2d_backward)
 average_pool2d_forward = by_device(average_pool2d.average_pool2d_forward)
 average_pool2d_backward = by_device(average_pool2d.average_pool2d_backward)
 global_average_pool2d_forward = by_device(average_pool2d.global_average_pool2d_forward)

@@ -51,8 +51,10 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "conv2d_backward": lambda draw: ([draw(*Y), draw(*X), draw(6, 3, 2, 2)], CONV),
     "bias_forward": lambda draw: ([draw(*X), draw(4)], {}),
     "bias_backward": lambda draw: ([draw(*X)], {}),
+    "bias_relu_forward": lambda draw: ([draw(*X), draw(4)], {}),
     "relu_forward": lambda draw: ([draw(*X)], {}),
     "relu_backward": lambda draw: ([draw(*X), draw(*X)], {"rule": "guided"}),
+    "max_pool2d": lambda draw: ([draw(*X)], WINDOW),
     "max_pool2d_forward": lambda draw: ([draw(*X)], WINDOW),
     "max_pool2d_backward": lambda draw: ([draw(*Y), draw.integers(6, *Y).astype(np.uint8), (2, 7, 6, 6)], WINDOW),
     "average_pool2d_forward": lambda draw: ([draw(*X)], {**WINDOW, "count_padding": False}),
@@ -82,7 +84,7 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
 }
 
 #: The arguments that a kernel is meant to write over, by position.
-WRITTEN_OVER = {"bias_forward": [0], "sgd_update": [0, 1]}
+WRITTEN_OVER = {"bias_forward": [0], "bias_relu_forward": [0], "sgd_update": [0, 1]}
 
 over_kernels = pytest.mark.parametrize("name", CALLS)
 

@@ -6,46 +6,38 @@ The switch is the offset r·S + s of the maximum, the first in scan order where 
 to where the switch points; overlapping windows add up. DeconvNet's un-pooling is this very backward.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from npconvnet.backend import Array, array_module
 from npconvnet.kernels.cpu.select import keep_where
-from npconvnet.kernels.cpu.windows import in_cache, offsets, pad_images, unpad_images
+from npconvnet.kernels.cpu.windows import offsets, pad_images, unpad_images
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_windows, require_pixels_in_every_window
+
+
+def max_pool2d(
+    x: Array, window: tuple[int, int], stride: int, padding: Padding = NO_PADDING, rounding: Rounding = "floor"
+) -> Array:
+    """y (N, P, Q, C) of `x` (N, H, W, C), for which no backward follows; NaN counts as the maximum."""
+    return max_pool2d_forward(x, window, stride, padding, rounding)[0]
 
 
 def max_pool2d_forward(
     x: Array, window: tuple[int, int], stride: int, padding: Padding = NO_PADDING, rounding: Rounding = "floor"
 ) -> tuple[Array, Array]:
     """(y, switches), both (N, P, Q, C), of `x` (N, H, W, C); NaN counts as the maximum."""
+    xp = array_module(x)
     require_pixels_in_every_window(window, padding)
     windows = place_windows((x.shape[1], x.shape[2]), window, stride, padding, rounding)
-    xp, shape = array_module(x), (len(x), *windows.outputs, x.shape[3])
-    y, switches = xp.empty(shape, x.dtype), xp.empty(shape, np.min_scalar_type(window[0] * window[1] - 1))
-    for part in in_cache(x):
-        padded = pad_images(x[part], windows.padding_and_overhang, -np.inf)
-        seen = [padded[index] for _, _, index in offsets(window, windows.outputs, stride)]
-        y[part], switches[part] = _maxima(seen, switches.dtype)
-    return y, switches
-
-
-def _maxima(seen: Sequence[Array], dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """The maxima of what is `seen` at each offset, and their switches."""
-    xp = array_module(seen[0])
+    padded = pad_images(x, windows.padding_and_overhang, -np.inf)
+    seen = [padded[index] for _, _, index in offsets(window, windows.outputs, stride)]
     y = seen[0].copy()
     for view in seen[1:]:
         xp.maximum(y, view, out=y)
-    has_nan = xp.isnan(y).any()
     # The switch is the number of offsets that come before the first one that holds the maximum (or NaN).
-    switches = xp.zeros(y.shape, dtype)
+    switches = xp.zeros(y.shape, np.min_scalar_type(len(seen) - 1))
     still_before = xp.ones(y.shape, np.bool_)
     for view in seen[:-1]:
-        still_before &= view != y
-        if has_nan:
-            still_before &= view == view
+        still_before &= (view != y) & (view == view)
         switches += still_before
     return y, switches
 
@@ -62,7 +54,6 @@ def max_pool2d_backward(
     """dx (N, H, W, C) of `dy` (N, P, Q, C) and the `switches` of the forward."""
     windows = place_windows((x_shape[1], x_shape[2]), window, stride, padding, rounding)
     padded = pad_images(array_module(dy).zeros(x_shape, dy.dtype), windows.padding_and_overhang)
-    for part in in_cache(padded):
-        for r, s, index in offsets(window, windows.outputs, stride):
-            padded[part][index] += keep_where(switches[part] == r * window[1] + s, dy[part])
+    for r, s, index in offsets(window, windows.outputs, stride):
+        padded[index] += keep_where(switches == r * window[1] + s, dy)
     return unpad_images(padded, windows.padding_and_overhang)

@@ -51,7 +51,7 @@ Pair = tuple[int, int]
 def winograd_forward(x: Array, w: Array, padding: Padding, tile: Pair) -> Array:
     """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C), `tile` outputs at a time."""
     tiles = _Tiles((x.shape[1], x.shape[2]), (w.shape[1], w.shape[2]), padding, tile, x.dtype)
-    u = tiles.of_filters(w).transpose(0, 2, 1)
+    u = tiles.of_filters(w.transpose(3, 1, 2, 0))  # (n², C, K): BLAS is slow at few rows times a transposed matrix
     y = np.empty((len(x), *tiles.outputs, len(w)), x.dtype)
     for block in tiles.blocks(len(x)):
         tiles.to_outputs(_product("products", tiles.of_images(x[block]), u), y[block])
@@ -136,7 +136,7 @@ class _Tiles:
     def of_filters(self, w: Array) -> Array:
         """U (n², K, C) of `w` (K, R, S, C)."""
         k, r, s, c = w.shape
-        return (self.g @ w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
+        return _product("u", self.g, w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
 
     def to_filters(self, du: Array) -> Array:
         """dw (K, R, S, C) of dU (n², K, C)."""
