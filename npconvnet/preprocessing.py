@@ -20,6 +20,9 @@ ViewCount = Literal[1, 10]
 Interpolation = Literal["bilinear", "bicubic"]
 Colour: TypeAlias = tuple[float, float, float]
 
+#: No picture is resized to more, down or across, whatever a file asks for.
+MOST_PIXELS = 2**13
+
 #: Pillow's filters, which average over the pixels that a smaller picture has no room for.
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -46,7 +49,7 @@ class Preprocessing:
     keep_aspect: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= self.resize:
+        if not 0 < self.crop <= self.resize <= MOST_PIXELS:
             raise ValueError(f"a crop of {self.crop} pixels can't be taken from {self.resize} pixels")
         if np.shape(self.mean) not in {(3,), (self.crop, self.crop, 3)} or np.shape(self.std) != (3,):
             raise ValueError("mean and std hold three numbers, for R, G and B; a mean image is as large as the crop")

@@ -1,14 +1,18 @@
 """The architectures: their sizes as published, and their gradients beside PyTorch's."""
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
 from npconvnet.layers import LRN, Dropout, Layer, Linear, MaxPool2d, ReLU
-from npconvnet.models import MODELS
+from npconvnet.models import MODELS, make_again
 from npconvnet.models.paper import paper
+from npconvnet.models.squeezenet import VERSIONS
+from npconvnet.models.vgg import CONVOLUTIONS
 from npconvnet.network import Network, Node, Trace
+from npconvnet.weights import bundled_network
 from tests.conftest import Numbers, assert_close, from_nchw, to_nchw
 
 # -- sizes -----------------------------------------------------------------------------------------------------------
@@ -38,8 +42,14 @@ def multiplications(network: Network) -> dict[str, int]:
         ("paper", 60_834_536),
         ("vgg_f", 60_834_536),
         ("alexnet", 60_965_224),
+        ("alexnet_owt", 61_100_840),
+        ("vgg11", 132_863_336),
+        ("vgg13", 133_047_848),
         ("vgg16", 138_357_544),
+        ("vgg19", 143_667_240),
         ("squeezenet", 1_235_496),
+        ("squeezenet1_0", 1_248_424),
+        ("squeezenet1_1", 1_235_496),
     ],
 )
 def test_parameter_count(model, count):
@@ -63,10 +73,55 @@ def test_the_papers_multiplications():
     assert round(sum(multiplications(paper()).values()) / 1e9, 3) == 0.724
 
 
-def test_the_sizes_of_alexnet_vgg16_and_squeezenet():
-    assert heights(MODELS["alexnet"](), "conv1", "pool1", "conv2", "pool2", "conv5", "pool5") == [55, 27, 27, 13, 13, 6]
-    assert heights(MODELS["vgg16"](), *(f"pool{block}" for block in range(1, 6))) == [112, 56, 28, 14, 7]
+@pytest.mark.parametrize("model", ["alexnet", "alexnet_owt"])
+def test_the_sizes_of_both_alexnets(model):
+    layers = ("conv1", "pool1", "conv2", "pool2", "conv5", "pool5")
+    assert heights(MODELS[model](), *layers) == [55, 27, 27, 13, 13, 6]
+
+
+@pytest.mark.parametrize("model", CONVOLUTIONS)
+def test_the_sizes_of_vgg(model):
+    network = MODELS[model]()
+    assert heights(network, *(f"pool{block}" for block in range(1, 6))) == [112, 56, 28, 14, 7]
+    layers_with_weights = sum(bool(node.layer.parameters) for node in network.nodes)
+    assert model == f"vgg{layers_with_weights}"
+
+
+def test_the_sizes_of_squeezenet():
     assert heights(MODELS["squeezenet"](), "conv1", "pool1", "pool3", "pool5", "conv10") == [113, 56, 27, 13, 13]
+    assert heights(MODELS["squeezenet1_1"](), "conv1", "pool1", "pool3", "pool5", "conv10") == [111, 55, 27, 13, 13]
+    assert heights(MODELS["squeezenet1_0"](), "conv1", "pool1", "pool4", "pool8", "conv10") == [109, 54, 27, 13, 13]
+
+
+def test_options_of_earlier_weight_files_make_the_same_networks():
+    """They name the classes only."""
+    vgg16 = make_again("vgg16", {"classes": 1000})
+    layers = [
+        f"conv{block}_{number}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for number in range(1, count + 1)
+    ]
+    assert [name for name in vgg16.parameters if name.endswith("weight")] == [
+        f"{layer}.weight" for layer in (*layers, "fc6", "fc7", "fc8")
+    ]
+    squeezenet = make_again("squeezenet", {"classes": 1000})
+    assert squeezenet.parameters.keys() == bundled_network().parameters.keys()
+    assert squeezenet.preprocessing.crop == 227
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("alexnet_owt", {"widths": (2, 3, 4, 5, 6), "hidden": 7}),
+        ("vgg13", {"widths": (2, 3, 4, 5, 6), "hidden": 7}),
+        ("squeezenet1_0", {"widths": tuple(range(2, 19))}),
+    ],
+)
+def test_widths_of_layers(model, options):
+    network = MODELS[model](classes=8, **options)
+    filters = [len(weight) for name, weight in network.parameters.items() if name.endswith("weight")]
+    assert set(filters) == {*options["widths"], options.get("hidden", 8), 8}
+    assert make_again(model, json.loads(json.dumps(network.options))).shapes == network.shapes
+    with pytest.raises(ValueError):
+        MODELS[model](widths=options["widths"][1:])
 
 
 def test_tiny_is_the_papers_sequence_of_layers():
@@ -132,14 +187,19 @@ def narrowed(network: Network) -> Network:
     return Network(network.model, rows, network.preprocessing)
 
 
+def small(model: str) -> Network:
+    """`model` with fewer features, and those of which there are several versions with fewer filters, to save time."""
+    widths = dict.fromkeys(CONVOLUTIONS, (8, 8, 16, 16, 16)) | dict.fromkeys(VERSIONS, (16, *(4, 8) * 8))
+    return narrowed(MODELS[model](**({"widths": widths[model]} if model in widths else {})))
+
+
 def prepared(network: Network, dtype: str, rng: np.random.Generator) -> tuple[Network, Numbers]:
-    """The network with random parameters, biases too, and a batch of images (only one for VGG-16, the largest)."""
-    batch = 1 if network.model == "vgg16" else 2
+    """The network with random parameters, biases too, and a batch of images."""
     network.initialize(rng)
     for name, parameter in network.parameters.items():
         if name.endswith(".bias"):
             parameter[...] = 0.1 * rng.standard_normal(parameter.shape)
-    return network.astype(dtype), rng.standard_normal((batch, *network.shapes["input"])).astype(dtype)
+    return network.astype(dtype), rng.standard_normal((2, *network.shapes["input"])).astype(dtype)
 
 
 def assert_gradients_match(network: Network, x: Numbers, peer: Any, torch: Any, trace: Trace, scores: Numbers) -> None:
@@ -165,14 +225,14 @@ def make_peer(network: Network) -> Any:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_float64_gradients_are_pytorchs(model, rng, torch):
-    network, x = prepared(narrowed(MODELS[model]()), "float64", rng)
+    network, x = prepared(small(model), "float64", rng)
     scores, trace = network.forward(x)
     assert_gradients_match(network, x, make_peer(network), torch, trace, scores)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_float32_gradients_are_pytorchs(model, rng, torch):
-    network, x = prepared(narrowed(MODELS[model]()), "float32", rng)
+    network, x = prepared(small(model), "float32", rng)
     scores, trace = network.forward(x)
     peer = on_the_same_side_of_every_kink(make_peer(network), network, trace, torch)
     assert_gradients_match(network, x, peer, torch, trace, scores)
