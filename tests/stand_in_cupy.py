@@ -13,7 +13,7 @@ import numpy as np
 # What the stand-in offers of CuPy 14 (checked against its source); a function that the kernels newly use goes in here.
 FUNCTIONS = """
     arange argmax argsort array_equal broadcast_to concatenate copyto empty empty_like exp full isfinite isnan log
-    matmul maximum mean minimum ones prod repeat roll split sqrt stack sum tanh where zeros zeros_like
+    matmul maximum mean minimum ones prod repeat roll split sqrt stack sum tanh tile where zeros zeros_like
 """.split()  # noqa: SIM905
 METHODS = "all any argmax astype copy fill item max mean min ravel reshape squeeze sum transpose view".split()  # noqa: SIM905
 ATTRIBUTES = "dtype flags itemsize nbytes ndim shape size strides".split()  # noqa: SIM905

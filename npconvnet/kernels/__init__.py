@@ -16,6 +16,7 @@ from npconvnet.kernels.cpu import (
     add,
     average_pool2d,
     bias,
+    bias_relu,
     concatenate,
     conv2d,
     conv2d_by_shape,
@@ -63,7 +64,8 @@ conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters, conv2d_by_sh
 conv2d_backward = by_device(conv2d.conv2d_backward, conv2d_by_shape.conv2d_backward)
 bias_forward = by_device(bias.bias_forward)
 bias_backward = by_device(bias.bias_backward)
-bias_relu_forward = by_device(relu.bias_relu_forward)
+bias_relu_forward = by_device(bias_relu.bias_relu_forward)
+bias_relu_backward = by_device(bias_relu.bias_relu_backward)
 relu_forward = by_device(relu.relu_forward)
 relu_backward = by_device(relu.relu_backward)
 max_pool2d = by_device(_max_pool2d.max_pool2d, max_pool2d_separable.max_pool2d)

@@ -191,8 +191,8 @@ def caffe_input(photo, crop, mean, scale=1.0):
     """(1, 3, crop, crop), BGR: the centre of the photo, both sides of which are 256, or the shorter one (VGG's)."""
     height, width, _ = photo.shape
     side = min(height, width)
-    square = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    box = square if mean is VGG_MEAN else (0, 0, width, height)
+    centre = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    box = centre if mean is VGG_MEAN else (0, 0, width, height)
     square = np.array(Image.fromarray(photo).resize((256, 256), Image.Resampling.BILINEAR, box), np.float64)
     margin = (256 - crop) // 2
     bgr = square[margin : margin + crop, margin : margin + crop, ::-1]

@@ -12,9 +12,7 @@ backward is handed y instead of x (x > 0 exactly where y > 0), so that x need no
 from typing import Literal
 
 from npconvnet.backend import Array, array_module
-from npconvnet.kernels.cpu.bias import bias_forward
 from npconvnet.kernels.cpu.select import keep_where
-from npconvnet.kernels.cpu.windows import in_cache
 
 ReLURule = Literal["gradient", "deconvnet", "guided"]
 
@@ -23,15 +21,6 @@ def relu_forward(x: Array) -> Array:
     """max(x, 0), of any shape; NaN stays NaN, so that a diverged network shows."""
     y: Array = array_module(x).maximum(x, 0)
     return y
-
-
-def bias_relu_forward(x: Array, b: Array) -> Array:
-    """max(`x` + `b`, 0) of `x` (..., K) and `b` (K,), in the memory of `x`: the end of a layer in one go."""
-    xp, pixels = array_module(x), x.reshape(-1, x.shape[-1])
-    for part in in_cache(pixels):
-        seen = bias_forward(pixels[part], b)
-        xp.maximum(seen, 0, out=seen)
-    return x
 
 
 def relu_backward(dy: Array, y: Array, rule: ReLURule = "gradient") -> Array:

@@ -25,7 +25,6 @@ largest number, for up to 8 points. A ninth would make that 3e-4.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
@@ -35,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, sliding_windows
+from npconvnet.kernels.cpu.scratch import Scratch
 from npconvnet.kernels.cpu.windows import pad_images
 from npconvnet.kernels.shapes import Padding
 
@@ -167,21 +167,7 @@ class _Tiles:
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-class _Scratch(threading.local):
-    """Memory that a thread fills and forgets, block after block: the system charges for every fresh page."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, Array] = {}
-
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """An array with anything in it; it is gone with the next call for this name in this thread."""
-        needed = math.prod(shape) * np.dtype(dtype).itemsize
-        if name not in self._memory or self._memory[name].size < needed:
-            self._memory[name] = np.empty(needed, np.uint8)
-        return self._memory[name][:needed].view(dtype).reshape(shape)
-
-
-_scratch = _Scratch()
+_scratch = Scratch()
 
 
 def _product(name: str, a: Array, b: Array) -> Array:
