@@ -64,7 +64,7 @@ def export_onnx(checkpoint: Path, out: Path, dynamic_batch: bool) -> None:
     Preprocessing and class names go into the metadata of the file, under "npconvnet".
     """
     from npconvnet.weights import load_network
-    from npconvnet.weights.onnx_writer import write_onnx
+    from npconvnet.weights.onnx.writer import write_onnx
 
     _require_output(out, (".onnx",), checkpoint)
     network = load_network(checkpoint)

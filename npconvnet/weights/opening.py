@@ -33,7 +33,7 @@ def _torchvision(path: Path) -> Network:
 
 
 def _onnx(path: Path) -> Network:
-    from npconvnet.weights.onnx_reader import read_onnx
+    from npconvnet.weights.onnx import read_onnx
 
     return read_onnx(path)
 

@@ -9,8 +9,8 @@ from npconvnet.models import MODELS
 from npconvnet.models.graph import graph
 from npconvnet.synsets import Synset, imagenet_synsets
 from npconvnet.weights import FORMATS, load_network, save_network
-from npconvnet.weights.caffe_messages import CLASSES
-from npconvnet.weights.onnx_writer import write_onnx
+from npconvnet.weights.caffe.messages import CLASSES
+from npconvnet.weights.onnx.writer import write_onnx
 from npconvnet.weights.opening import recognise
 from npconvnet.weights.torchvision import write_torchvision
 from tests.command_line import ASSETS

@@ -26,7 +26,7 @@ from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Colour, Interpolation, Preprocessing
 from npconvnet.synsets import Synset
 from npconvnet.weights.imported import assemble
-from npconvnet.weights.mat_file import read_mat
+from npconvnet.weights.matconvnet.mat_file import read_mat
 
 Matrix: TypeAlias = npt.NDArray[Any]
 Fields: TypeAlias = Mapping[str, Matrix]

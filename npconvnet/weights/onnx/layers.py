@@ -25,7 +25,7 @@ from npconvnet.layers import Shape
 from npconvnet.models.graph import MOST_ROWS, PlainRow, make_layer
 from npconvnet.network import INPUT
 from npconvnet.weights.conventions import Tensor, oihw_to_ohwi
-from npconvnet.weights.onnx_tensors import Tensors, quoted, type_name
+from npconvnet.weights.onnx.tensors import Tensors, quoted, type_name
 
 D = TypeVar("D", int, float, bytes, list[int])
 

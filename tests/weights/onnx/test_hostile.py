@@ -10,8 +10,8 @@ import pytest
 from onnx import AttributeProto, TensorProto, helper
 
 from npconvnet.errors import InputError
-from npconvnet.weights.onnx_reader import read_onnx
-from tests.weights.test_onnx_reader import Builder, like_mxnet, save, small
+from npconvnet.weights.onnx.reader import read_onnx
+from tests.weights.onnx.test_reader import Builder, like_mxnet, save, small
 
 BILLION = 10**9
 
@@ -219,7 +219,7 @@ CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 from npconvnet.errors import InputError
-from npconvnet.weights.onnx_reader import read_onnx
+from npconvnet.weights.onnx.reader import read_onnx
 
 def used():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -19,8 +19,8 @@ from npconvnet.models import MODELS
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 from npconvnet.weights.conventions import caffe_preprocessing, torchvision_preprocessing
-from npconvnet.weights.onnx_reader import read_onnx
-from npconvnet.weights.onnx_writer import write_onnx
+from npconvnet.weights.onnx.reader import read_onnx
+from npconvnet.weights.onnx.writer import write_onnx
 
 PHOTO = Path(__file__).parent.parent.parent / "npconvnet" / "assets" / "chelsea.jpg"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"

@@ -22,7 +22,7 @@ from npconvnet.layers import Shape
 from npconvnet.models.graph import MOST_ROWS, PlainRow, make_layer
 from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Preprocessing
-from npconvnet.weights.caffe_messages import CLASSES, Message, enum_name, read_binary, read_text
+from npconvnet.weights.caffe.messages import CLASSES, Message, enum_name, read_binary, read_text
 from npconvnet.weights.conventions import caffe_preprocessing, oihw_to_ohwi, swap_red_and_blue, vgg_preprocessing
 from npconvnet.weights.imported import assemble
 

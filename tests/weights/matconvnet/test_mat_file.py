@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from npconvnet.errors import InputError
-from npconvnet.weights.mat_file import read_mat
 from npconvnet.weights.matconvnet import read_matconvnet
-from tests.weights.matconvnet_files import SMALL, class_names, new, normalization, old, save, with_parameters
+from npconvnet.weights.matconvnet.mat_file import read_mat
+from tests.weights.matconvnet.files import SMALL, class_names, new, normalization, old, save, with_parameters
 
 HEADER = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
 INT8, INT32, UINT32, DOUBLE, MATRIX, COMPRESSED, UTF8 = 1, 5, 6, 9, 14, 15, 16

@@ -33,8 +33,8 @@ from npconvnet.network import Network, Row
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 from npconvnet.weights import bundled_network
-from npconvnet.weights.onnx_reader import read_onnx
-from npconvnet.weights.onnx_writer import onnx_model, write_onnx
+from npconvnet.weights.onnx.reader import read_onnx
+from npconvnet.weights.onnx.writer import onnx_model, write_onnx
 from tests.command_line import ASSETS
 from tests.conftest import assert_close
 from tests.models.test_models import narrowed, prepared

@@ -17,7 +17,7 @@ from PIL import Image
 
 from npconvnet.errors import InputError
 from npconvnet.weights.caffe import read_caffe
-from npconvnet.weights.caffe_messages import CLASSES
+from npconvnet.weights.caffe.messages import CLASSES
 from npconvnet.weights.opening import load_network, recognise
 from tests.conftest import TOLERANCE, Numbers
 

@@ -13,7 +13,7 @@ from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 from npconvnet.weights import load_network, save_network
 from npconvnet.weights.matconvnet import read_matconvnet
-from tests.weights.matconvnet_files import (
+from tests.weights.matconvnet.files import (
     CAFFE_ALEX,
     SMALL,
     VGG_F,

@@ -33,7 +33,7 @@ from npconvnet.weights.conventions import (
     torchvision_preprocessing,
 )
 from npconvnet.weights.native import write_whole
-from npconvnet.weights.torch_file import BFLOAT16, LONGEST_DESCRIPTION, Tensors, as_float32, read_torch_file
+from npconvnet.weights.torchvision.torch_file import BFLOAT16, LONGEST_DESCRIPTION, Tensors, as_float32, read_torch_file
 
 _SQUEEZENET = ("conv1", *(f"fire{n}.{part}" for n in range(2, 10) for part in ("squeeze1x1", "expand1x1")))
 #: The networks that are read, and the layers whose numbers of filters are their `widths`.

@@ -24,8 +24,8 @@ from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 from npconvnet.weights.conventions import caffe_preprocessing, swap_red_and_blue, torchvision_preprocessing
 from npconvnet.weights.imported import assemble
-from npconvnet.weights.onnx_layers import Activation, Translation, fed_inputs, translate
-from npconvnet.weights.onnx_tensors import quoted
+from npconvnet.weights.onnx.layers import Activation, Translation, fed_inputs, translate
+from npconvnet.weights.onnx.tensors import quoted
 
 #: Where the file leaves the size of the image open.
 USUAL_CROP = 224

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from npconvnet.errors import InputError
-from npconvnet.weights.torch_file import BFLOAT16, as_float32, read_torch_file
+from npconvnet.weights.torchvision.torch_file import BFLOAT16, as_float32, read_torch_file
 
 # -- beside PyTorch --------------------------------------------------------------------------------------------------
 
@@ -373,7 +373,7 @@ import resource, sys, time
 from pathlib import Path
 sys.modules["torch"] = None
 from npconvnet.errors import InputError
-from npconvnet.weights.torch_file import read_torch_file
+from npconvnet.weights.torchvision.torch_file import read_torch_file
 
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + (256 << 20)

@@ -16,8 +16,8 @@ from google.protobuf import text_format
 from npconvnet.errors import InputError
 from npconvnet.network import Network
 from npconvnet.weights.caffe import read_caffe
-from npconvnet.weights.caffe_messages import CLASSES
-from tests.weights.test_caffe import (
+from npconvnet.weights.caffe.messages import CLASSES
+from tests.weights.caffe.test_reader import (
     SETTINGS,
     Layer,
     chain,

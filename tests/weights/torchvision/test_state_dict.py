@@ -19,7 +19,7 @@ from npconvnet.weights import bundled_network
 from npconvnet.weights.conventions import torchvision_preprocessing
 from npconvnet.weights.torchvision import read_torchvision, write_torchvision
 from tests.conftest import assert_close
-from tests.weights.test_torch_file import mutated
+from tests.weights.torchvision.test_torch_file import mutated
 
 #: Our names of torchvision's networks.
 OURS = {

@@ -20,7 +20,7 @@ from onnx.backend.test.loader import load_model_tests
 
 from npconvnet.errors import InputError
 from npconvnet.models.graph import make_layer
-from npconvnet.weights.onnx_layers import Activation, fed_inputs, translate
+from npconvnet.weights.onnx.layers import Activation, fed_inputs, translate
 
 LIST = Path(__file__).parent.parent.parent / "docs" / "onnx_operators.md"
 
