@@ -63,7 +63,9 @@ def test_bad_options(tmp_path):
     assert "--top" in refused("classify", ASSETS / "coffee.jpg", "--top", 0)
     assert "--views" in refused("classify", ASSETS / "coffee.jpg", "--views", 5)
     assert "no such weight file" in refused("classify", ASSETS / "coffee.jpg", "--weights", tmp_path / "none")
-    assert "not a safetensors file" in refused("classify", ASSETS / "coffee.jpg", "--weights", ASSETS / "coffee.jpg")
+    assert "not a weight file that npconvnet knows" in refused(
+        "classify", ASSETS / "coffee.jpg", "--weights", ASSETS / "coffee.jpg"
+    )
     assert "PHOTO" in refused("classify")
     assert "nonsense" in refused("nonsense")
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet.errors import InputError
-from npconvnet.kernels.shapes import Padding, require_pixels_in_every_window
+from npconvnet.kernels.shapes import Padding
 from npconvnet.layers import Shape
 from npconvnet.models.graph import LAYERS, PlainRow
 from npconvnet.network import INPUT, Network
@@ -140,9 +140,7 @@ def _conv(layer: Fields, shape: Shape) -> Translated:
     if [height, width] == size and not any(padding) and groups == 1:
         parameters = {"weight": weight.reshape(count, -1), "bias": bias}
         return Translated("Linear", {"in_features": height * width * depth, "out_features": count}, parameters)
-    if height != width:
-        raise ValueError(f"windows of {height} × {width} are not read; they have to be square")
-    arguments = {"in_channels": channels, "filters": count, "window": height, "groups": groups}
+    arguments = {"in_channels": channels, "filters": count, "window": (height, width), "groups": groups}
     return Translated("Conv2d", {**arguments, "stride": stride, "padding": padding}, {"weight": weight, "bias": bias})
 
 
@@ -162,12 +160,10 @@ def _lrn(layer: Fields, _: Shape) -> Translated:
 
 def _pool(layer: Fields, _: Shape) -> Translated:
     method = _text(layer.get("method")) or "max"
-    window = _integers(layer, "pool")
-    if len(window) not in (1, 2) or len(set(window.tolist())) != 1:
-        raise ValueError(f"windows of {window.tolist()} are not read; they have to be square")
-    size, padding = int(window[0]), _padding(layer)
-    require_pixels_in_every_window((size, size), padding)
-    arguments = {"window": size, "stride": _stride(layer), "padding": padding}
+    window = _integers(layer, "pool").tolist()
+    if len(window) not in (1, 2):
+        raise ValueError(f"a window of {window} is neither [height width] nor one number for both")
+    arguments = {"window": (window[0], window[-1]), "stride": _stride(layer), "padding": _padding(layer)}
     if method == "max":
         return Translated("MaxPool2d", arguments)
     if method == "avg":

@@ -60,8 +60,8 @@ SMALL = [
     {"type": "conv", "name": "conv1", "size": (3, 3, 3, 4), "pad": [0, 1, 0, 1], "stride": [2, 2]},
     {"type": "relu", "name": "relu1"},
     {"type": "lrn", "name": "norm1", "param": [3, 2, 1e-2, 0.75]},
-    {"type": "pool", "name": "pool1", "method": "avg", "pool": [2, 2], "stride": [2, 2], "pad": [0, 1, 0, 1]},
-    {"type": "conv", "name": "conv2", "size": (3, 3, 2, 4), "pad": [1, 1, 1, 1], "stride": [1, 1]},
+    {"type": "pool", "name": "pool1", "method": "avg", "pool": [3, 2], "stride": [2, 2], "pad": [1, 1, 0, 1]},
+    {"type": "conv", "name": "conv2", "size": (3, 1, 2, 4), "pad": [1, 1, 0, 0], "stride": [1, 1]},
     {"type": "conv", "name": "fc3", "size": (4, 4, 4, 3), "pad": [0, 0, 0, 0], "stride": [1, 1]},
     {"type": "softmax", "name": "prob"},
 ]

@@ -22,7 +22,7 @@ from npconvnet.errors import InputError
 from npconvnet.models.graph import make_layer
 from npconvnet.weights.onnx.layers import Activation, fed_inputs, translate
 
-LIST = Path(__file__).parent.parent.parent / "docs" / "onnx_operators.md"
+LIST = Path(__file__).parents[3] / "docs" / "onnx_operators.md"
 
 #: What the importer reads, and which of its inputs are constants in a network: all after the first, or none.
 OPERATORS = {

@@ -22,7 +22,7 @@ from npconvnet.weights.conventions import caffe_preprocessing, torchvision_prepr
 from npconvnet.weights.onnx.reader import read_onnx
 from npconvnet.weights.onnx.writer import write_onnx
 
-PHOTO = Path(__file__).parent.parent.parent / "npconvnet" / "assets" / "chelsea.jpg"
+PHOTO = Path(__file__).parents[3] / "npconvnet" / "assets" / "chelsea.jpg"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
