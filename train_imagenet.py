@@ -139,7 +139,7 @@ def main(context: click.Context, /, **given: Any) -> None:
     training.unreadable = validation.unreadable = position.unreadable
     log = Log(folder.path, position.step, position.epoch)
     click.echo(
-        f"{network.model}: {sum(p.size for p in network.parameters.values()):,} parameters, "
+        f"{network.name}: {sum(p.size for p in network.parameters.values()):,} parameters, "
         f"{len(dataset.train):,} training and {len(dataset.validation):,} validation images of "
         f"{len(dataset.synsets)} classes ({dataset.layout}), on the {device}; run folder {folder.path}"
     )
@@ -218,9 +218,7 @@ def main(context: click.Context, /, **given: Any) -> None:
                 save_best(folder.path, network, position)
             draw_training_curves(folder.path / "training_curves.png", read_log(folder.path))
             first = to_host(network.nodes[0].layer.parameters["weight"])
-            draw_filters(
-                folder.path / "conv1_filters.png", first, f"{network.model}: the {len(first)} filters of conv1"
-            )
+            draw_filters(folder.path / "conv1_filters.png", first, f"{network.name}: the {len(first)} filters of conv1")
             save_checkpoint(folder.path, network, optimizer, position)
             if stop.requested:
                 break

@@ -55,8 +55,9 @@ class Trace:
 class Network:
     """A directed acyclic graph of layers, written as a table.
 
-    `model` and `options` name the function in `npconvnet.models` that makes it again. `preprocessing` and `synsets`,
-    the names of the classes, travel with the weights; until some are loaded or trained, the names are numbers.
+    `model` and `options` name the function in `npconvnet.models` that makes it again; `name` is for people: that of the
+    model, or of the file that the table came from. `preprocessing` and `synsets`, the names of the classes, travel with
+    the weights; until some are loaded or trained, the names are numbers.
     Raises ValueError where a row reads what no earlier row makes, or does not fit its input.
     """
 
@@ -67,7 +68,7 @@ class Network:
         preprocessing: Preprocessing,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model = model
+        self.model = self.name = model
         self.options = dict(options or {})
         self.preprocessing = preprocessing
         self.nodes = _read_table(rows)
@@ -198,7 +199,7 @@ class Network:
 
     def _require(self, name: str) -> str:
         if name != INPUT and name not in self.shapes:
-            raise ValueError(f"no layer '{name}' in {self.model}; it has {', '.join(self.shapes)}")
+            raise ValueError(f"no layer '{name}' in {self.name}; it has {', '.join(self.shapes)}")
         return name
 
     def _depending_on(self, stop: str) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,11 @@ import numpy as np
 
 from npconvnet.backend import Array, to_host
 from npconvnet.errors import InputError
+
+
+def as_file_name(text: str) -> str:
+    """`text`, which may come from a file, with nothing in it that leads to another folder."""
+    return re.sub(r"[^\w.-]+", "_", text).strip("._") or "_"
 
 
 def require_writable(path: Path) -> Path:

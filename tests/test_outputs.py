@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npconvnet.errors import InputError
-from npconvnet.outputs import require_outputs, require_writable, save_arrays, write_bytes
+from npconvnet.outputs import as_file_name, require_outputs, require_writable, save_arrays, write_bytes
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -37,3 +37,19 @@ def test_outputs_that_would_overwrite_an_input_or_each_other(tmp_path):
         require_outputs([tmp_path / "." / "photo.jpg"], [photo])
     with pytest.raises(InputError, match="named for two outputs"):
         require_outputs([figure, tmp_path / "figure.png"], [photo])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("conv1", "conv1"),
+        ("fire2.squeeze1x1", "fire2.squeeze1x1"),
+        ("/features/features.0/Conv", "features_features.0_Conv"),
+        ("../../etc/passwd", "etc_passwd"),
+        ("..", "_"),
+        ("a b\0c\\d", "a_b_c_d"),
+        ("", "_"),
+    ],
+)
+def test_names_from_files_lead_nowhere(text, name):
+    assert as_file_name(text) == name

@@ -59,7 +59,7 @@ def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views
         click.echo(dataset.note, err=True)
     examples = labelled_for(network, dataset)
     loader = Loader(examples, network.preprocessing, max(1, batch_size // views))
-    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False)
+    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False, disable=None)
     errors = measure(network, batches, views)
     if not errors.pictures:
         raise InputError(f"{data}: not one of the {len(examples)} validation images can be read")

@@ -161,7 +161,9 @@ def evaluate_localization(
         click.echo(note, err=True)
     left = [task for task in tasks if "iou" not in records.found.get(task.example.name, {})]  # new, or unreadable then
     workers = min(processes or (1 if run.device == "gpu" else threads()), max(1, len(left)))
-    with tqdm(total=len(tasks), initial=len(tasks) - len(left), unit="image", desc="localise", leave=False) as bar:
+    with tqdm(
+        total=len(tasks), initial=len(tasks) - len(left), unit="image", desc="localise", leave=False, disable=None
+    ) as bar:
         for record in evaluate.evaluate(run, left, workers):
             records.add(record)
             bar.update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +66,22 @@ def views_option(default: ViewCount) -> Callable[[Any], Any]:
     )
 
 
+#: A file of so many bytes takes seconds to read.
+_LARGE = 2**26
+
+
+def say_what_is_read(path: Path) -> None:
+    """Tells a person who waits for a large file what is going on."""
+    if sys.stderr.isatty() and path.is_file() and (size := path.stat().st_size) > _LARGE:
+        click.echo(f"reading {path} ({size / 2**20:.0f} MiB) …", err=True)
+
+
 def network_of(weights: Path | None, device: str) -> Network:
     """The network that --weights and --device mean."""
     from npconvnet.backend import resolve_device
     from npconvnet.weights import bundled_network, load_network
 
     chosen = resolve_device(device)  # type: ignore[arg-type]
+    if weights:
+        say_what_is_read(weights)
     return (load_network(weights) if weights else bundled_network()).to(chosen)

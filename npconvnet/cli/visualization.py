@@ -68,7 +68,7 @@ def saliency(
             synset = network.synsets[result.target]
             title = f"{synset.names}: class score {result.score:.2f}"
             with chosen.may_fail():
-                how = f"{file.name}   rule: {rule}   {views} view{'s' * (views > 1)}   {synset.wnid}   {network.model}"
+                how = f"{file.name}   rule: {rule}   {views} view{'s' * (views > 1)}   {synset.wnid}   {network.name}"
                 draw_saliency(figures[file], photo, result.map, title, how)
                 if save:
                     save_arrays(numbers[file], **result.arrays())
@@ -141,7 +141,7 @@ def class_model(
     files = ascent.Files.beside(output or Path(ascent.default_name(network, indices)), snapshots > 0, save)
     require_outputs(files.paths, [weights])
     steps = recipe.iterations * len(indices)
-    with tqdm(total=steps, unit="step", desc="class-model", leave=False, delay=1) as bar:
+    with tqdm(total=steps, unit="step", desc="class-model", leave=False, delay=1, disable=None) as bar:
         models = ascent.class_models(network, indices, recipe, snapshots, bar.update)
     record = ascent.record(network, weights.name if weights else "bundled", recipe, models)
     metadata = {"Software": "npconvnet", "npconvnet": json.dumps(record)}
@@ -249,7 +249,9 @@ def sanity_check(
     index = find_class(network.synsets, target) if target is not None else int(network.scores(x).argmax())
     stages = randomization.stage_names(network)
     maps = randomization.randomize_often(network, x, index, seed)
-    bar = tqdm(maps, total=randomization.RUNS * len(stages), unit="stage", desc="sanity-check", leave=False)
+    bar = tqdm(
+        maps, total=randomization.RUNS * len(stages), unit="stage", desc="sanity-check", leave=False, disable=None
+    )
     check = randomization.summarize(stages, randomization.class_maps(network, x, index), bar)
     title = f"{photo.name}: {network.synsets[index].names}"
     draw_sanity_check(figure, network.preprocessing.picture(x[0]), check, title)
@@ -301,19 +303,19 @@ def top_patches(
     from tqdm import tqdm
 
     from npconvnet.data.loader import Loader
-    from npconvnet.outputs import require_outputs, save_arrays
+    from npconvnet.outputs import as_file_name, require_outputs, save_arrays
     from npconvnet.visualization import top_patches as finding
     from npconvnet.visualization.figures.top_patches import draw_top_patches
 
     network = network_of(weights, device)
     finding.require_maps(network, layer, units)
-    figure = output or Path(f"{layer}_top_patches.png")
+    figure = output or Path(f"{as_file_name(layer)}_top_patches.png")
     require_outputs([figure, save], [weights])
     examples, note = finding.pictures_to_scan(data)
     if note:
         click.echo(note, err=True)
     loader = Loader(examples, network.preprocessing, finding.BATCH)
-    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="top-patches", leave=False)
+    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="top-patches", leave=False, disable=None)
     ranking = finding.rank(network, layer, batches, top)
     if not ranking.numbers.size:
         raise InputError(f"{data}: not one of the {len(examples)} pictures can be read")
@@ -323,7 +325,7 @@ def top_patches(
     draw_top_patches(
         figure,
         {finding.name_of(network, layer, unit): patches for unit, patches in found.items()},
-        f"What excites {layer} of {network.model}",
+        f"What excites {layer} of {network.name}",
         f"left: reconstructions ({rule})   right: patches (beyond: mean colour)",
     )
     if save:
@@ -344,18 +346,18 @@ def filters(weights: Path | None, output: Path | None) -> None:
     """Draw the filters of the first layer, which reads the colours themselves."""
     from npconvnet.layers import Conv2d
     from npconvnet.network import INPUT
-    from npconvnet.outputs import require_outputs
+    from npconvnet.outputs import as_file_name, require_outputs
     from npconvnet.visualization.figures.training import draw_filters
 
     network = network_of(weights, "cpu")
     first = [node for node in network.nodes if INPUT in node.inputs and isinstance(node.layer, Conv2d)]
     if not first:
         raise InputError(
-            f"no convolution of {network.model} reads the image itself; its filters can't be shown as colours"
+            f"no convolution of {network.name} reads the image itself; its filters can't be shown as colours"
         )
     name, weight = first[0].name, first[0].layer.parameters["weight"]
-    figure = output or Path(f"{name}_filters.png")
+    figure = output or Path(f"{as_file_name(name)}_filters.png")
     require_outputs([figure], [weights])
     count, height, width, _ = weight.shape
-    draw_filters(figure, weight, f"{network.model}: the {count} filters of {name}, {height}×{width} pixels")
+    draw_filters(figure, weight, f"{network.name}: the {count} filters of {name}, {height}×{width} pixels")
     click.echo(f"{figure}: the {count} filters of {name}")

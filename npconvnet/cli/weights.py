@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from npconvnet.cli.options import say_what_is_read
 from npconvnet.errors import InputError
 
 if TYPE_CHECKING:
     from npconvnet.network import Network
     from npconvnet.preprocessing import Preprocessing
     from npconvnet.synsets import Synset
+    from npconvnet.weights.conventions import Convention
     from npconvnet.weights.opening import Format
 
 _path = click.Path(path_type=Path)
+#: What is added where a format does not say how its network is fed, or not always.
+_ASSUMED = {
+    "torchvision": " (as all of torchvision's)",
+    "caffe": " (what the file does not say is as the group's other networks)",
+    "onnx": " (an .onnx that npconvnet did not write does not say it: if this is wrong, see --preprocessing)",
+}
 #: So many names of classes are printed, enough to see whether they are the right ones.
 _NAMES_SHOWN = 3
 #: What all networks of torchvision are made for. The bundled SqueezeNet sees 227 pixels, and there torchvision's pools
@@ -40,8 +48,21 @@ _TORCH_CROP = 224
     metavar="imagenet|NAMES",
     help="The names of the classes: ImageNet's, or a text file of one a line, such as Caffe's synset_words.txt.",
 )
+@click.option(
+    "--preprocessing",
+    "convention",
+    type=click.Choice(["torchvision", "caffe", "vgg"]),
+    help="Whose networks an .onnx is fed like that does not say it.  [default: a guess]",
+)
 @click.option("--prototxt", type=_path, help="The architecture of a .caffemodel.  [default: what it holds itself]")
-def import_weights(file: Path, out: Path, format: str, classes: str | None, prototxt: Path | None) -> None:
+def import_weights(
+    file: Path,
+    out: Path,
+    format: str,
+    classes: str | None,
+    convention: Convention | None,
+    prototxt: Path | None,
+) -> None:
     """Write the network in FILE (MatConvNet, Caffe, torchvision, ONNX) as a weight file of npconvnet."""
     from npconvnet.weights import save_network
     from npconvnet.weights.opening import load_network, recognise
@@ -49,9 +70,10 @@ def import_weights(file: Path, out: Path, format: str, classes: str | None, prot
     names = Path(classes) if classes not in (None, "imagenet") else None
     _require_output(out, (".safetensors",), file, prototxt, names)
     found: Format = recognise(file) if format == "auto" else format  # type: ignore[assignment]
-    network = load_network(file, found, _synsets(classes), prototxt)
+    say_what_is_read(file)
+    network = load_network(file, found, _synsets(classes), prototxt, convention)
     save_network(out, network)
-    click.echo(f"{file}: {found}\n{_summary(network)}\nwritten to {out}")
+    click.echo(f"{file}: {found}, {network.name}\n{_summary(network)}{_ASSUMED.get(found, '')}\nwritten to {out}")
 
 
 @click.command("export-onnx")
@@ -67,6 +89,7 @@ def export_onnx(checkpoint: Path, out: Path, dynamic_batch: bool) -> None:
     from npconvnet.weights.onnx.writer import write_onnx
 
     _require_output(out, (".onnx",), checkpoint)
+    say_what_is_read(checkpoint)
     network = load_network(checkpoint)
     write_onnx(out, network, dynamic_batch)
     click.echo(f"{_summary(network)}\nwritten to {out}")
@@ -84,6 +107,7 @@ def export_torchvision(checkpoint: Path, out: Path) -> None:
     from npconvnet.weights.torchvision import write_torchvision
 
     _require_output(out, (".pth", ".safetensors"), checkpoint)
+    say_what_is_read(checkpoint)
     network = load_network(checkpoint)
     write_torchvision(out, network)
     click.echo(f"{_summary(network)}\n{_transforms(network.preprocessing)}written to {out}")
@@ -145,4 +169,6 @@ def _transforms(preprocessing: Preprocessing) -> str:
         tuple(float(f"{value / 255:.6g}") for value in values)
         for values in (preprocessing.mean_colour, preprocessing.std)
     )
-    return f"torch:   Resize({resize}, {filter}), CenterCrop({_TORCH_CROP}), ToTensor(), Normalize({mean}, {std})\n"
+    smaller = "" if preprocessing.crop == _TORCH_CROP else f"  # for its pools; here {preprocessing.crop}"
+    crop = f"CenterCrop({_TORCH_CROP})"
+    return f"torch:   Resize({resize}, {filter}), {crop}, ToTensor(), Normalize({mean}, {std}){smaller}\n"

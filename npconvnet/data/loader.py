@@ -71,7 +71,7 @@ class Loader:
         """Measured on up to STATISTICS_SAMPLE pictures, evenly spaced; InputError where none can be read."""
         count = min(len(self.examples), STATISTICS_SAMPLE)
         numbers = np.linspace(0, len(self.examples) - 1, count).astype(int)
-        bar = tqdm(numbers, desc="colour statistics", unit="image", leave=False)
+        bar = tqdm(numbers, desc="colour statistics", unit="image", leave=False, disable=None)
         with ThreadPoolExecutor(WORKERS) as pool:
             squares = (square for square in pool.map(self._square, bar) if square is not None)
             first = next(squares, None)

@@ -47,7 +47,7 @@ class Photos:
 
     def batches(self, size: int, label: str) -> Iterator[list[tuple[Path, Picture]]]:
         """The photos that can be read, each with its file, `size` at a time, under a progress bar called `label`."""
-        bar = tqdm(total=len(self.files), desc=label, unit="photo", leave=False, disable=not self.several)
+        bar = tqdm(total=len(self.files), desc=label, unit="photo", leave=False, disable=None if self.several else True)
         with bar:
             for first in range(0, len(self.files), size):
                 batch = []

@@ -166,7 +166,7 @@ def _write_set(root: Path, recipe: dict[str, int], workers: int) -> None:
             (root / "ILSVRC" / kind / "CLS-LOC" / folder).mkdir(parents=True)
     with _mapper(workers) as mapped:
         rows = mapped(partial(_write_picture, root, recipe["seed"]), pictures)
-        boxes = list(tqdm(rows, "drawing the toy set", len(pictures), unit="picture"))
+        boxes = list(tqdm(rows, "drawing the toy set", len(pictures), unit="picture", disable=None))
     for split in _SPLITS:
         solution = ["ImageId,PredictionString"]
         for picture, box in zip(pictures, boxes, strict=True):

@@ -285,7 +285,7 @@ def to_arrays(models: Sequence[ClassModel]) -> dict[str, npt.NDArray[Any]]:
 def record(network: Network, weights: str, recipe: Recipe, models: Sequence[ClassModel]) -> dict[str, Any]:
     """What has to be known to make `models` again, and what came of it, as JSON; `weights` is the file's name."""
     return {
-        "network": network.model,
+        "network": network.name,
         "weights": weights,
         "parameters_sha256": _checksum(network),
         "preprocessing": network.preprocessing.to_json(),

@@ -103,7 +103,7 @@ def require_layer(network: Network, layer: str) -> None:
     """Raises InputError where the network has no such layer, and lists those it has."""
     names = [node.name for node in network.nodes]
     if layer not in names:
-        raise InputError(f"no layer '{layer}' in {network.model}; it has {', '.join(names)}")
+        raise InputError(f"no layer '{layer}' in {network.name}; it has {', '.join(names)}")
 
 
 def require_channel(network: Network, layer: str, channel: int) -> int:

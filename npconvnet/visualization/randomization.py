@@ -102,7 +102,7 @@ def randomize(network: Network, x: Array, target: int, rng: np.random.Generator)
     """
     classes = len(network.synsets)
     if classes == 1:
-        raise InputError(f"{network.model} knows one class only; the check compares it with another")
+        raise InputError(f"{network.name} knows one class only; the check compares it with another")
     yield class_maps(network, x, (target + int(rng.integers(1, classes))) % classes)
     network = copy.deepcopy(network)
     for node in reversed(network.nodes):

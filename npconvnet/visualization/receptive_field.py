@@ -59,9 +59,7 @@ def receptive_field(network: Network, layer: str) -> ReceptiveField:
         first, second, third = (_seen(network, layer, place, axis, clip=False) for place in range(3))
         (start, stop), stride = first, second[0] - first[0]
         if [second, third] != [(start + n * stride, stop + n * stride) for n in (1, 2)]:
-            raise InputError(
-                f"'{layer}' of {network.model} has no one receptive field: branches differ in their stride"
-            )
+            raise InputError(f"'{layer}' of {network.name} has no one receptive field: branches differ in their stride")
         sizes.append(stop - start)
         strides.append(stride)
         offsets.append(start)

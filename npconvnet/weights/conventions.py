@@ -5,7 +5,8 @@ Here filters are OHWI (K, R, S, C), a fully connected layer reads an image row b
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,15 @@ def caffe_preprocessing(crop: int = 227) -> Preprocessing:
 def vgg_preprocessing(crop: int = 224) -> Preprocessing:
     """Minus the mean colour of ImageNet, the networks of the VGG group; the channels are put right in conv1."""
     return Preprocessing(_resize(crop), crop, VGG_MEAN)
+
+
+#: How the networks of a group are fed, by what it trained them with. All but torchvision's read BGR there.
+Convention = Literal["torchvision", "caffe", "vgg"]
+CONVENTIONS: dict[Convention, Callable[[int], Preprocessing]] = {
+    "torchvision": torchvision_preprocessing,
+    "caffe": caffe_preprocessing,
+    "vgg": vgg_preprocessing,
+}
 
 
 def in_words(preprocessing: Preprocessing) -> str:

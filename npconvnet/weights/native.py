@@ -41,6 +41,7 @@ def save_network(
     """
     header = {
         "model": network.model,
+        "name": network.name,
         "options": network.options,
         "preprocessing": network.preprocessing.to_json(),
         "synsets": [[synset.wnid, synset.names] for synset in network.synsets],
@@ -68,6 +69,7 @@ def network_from(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> Net
     """Makes the network that `read_file` returned; raises InputError, naming `path`, where the parts don't fit."""
     try:
         network = make_again(header["model"], header["options"])
+        network.name = str(header.get("name", network.model))  # files from before there were names lack it
         network.preprocessing = Preprocessing.from_json(header["preprocessing"], tensors.get(_MEAN_IMAGE))
         synsets = tuple(Synset(wnid, names) for wnid, names in header["synsets"])
         if len(synsets) != len(network.synsets):

@@ -10,6 +10,7 @@ from npconvnet.errors import InputError
 from npconvnet.network import Network
 from npconvnet.synsets import Synset, imagenet_synsets, numbered_synsets
 from npconvnet.weights import native
+from npconvnet.weights.conventions import Convention
 
 Format = Literal["npconvnet", "matconvnet", "caffe", "torchvision", "onnx"]
 
@@ -32,10 +33,10 @@ def _torchvision(path: Path) -> Network:
     return read_torchvision(path)
 
 
-def _onnx(path: Path) -> Network:
+def _onnx(path: Path, convention: Convention | None = None) -> Network:
     from npconvnet.weights.onnx import read_onnx
 
-    return read_onnx(path)
+    return read_onnx(path, convention)
 
 
 #: What reads each format. Their libraries are imported when they are needed, because some take a second.
@@ -53,17 +54,28 @@ def load_network(
     format: Format | None = None,
     synsets: tuple[Synset, ...] | None = None,
     prototxt: Path | None = None,
+    convention: Convention | None = None,
 ) -> Network:
     """The network in the weight file `path`, on the CPU, with its preprocessing and class names.
 
     `format` is found out unless given. `synsets` replaces the names of the classes; those of ImageNet stand in where
     the file has 1000 classes and no names. `prototxt` describes the architecture of a .caffemodel, whose own
-    description is used without it. Raises InputError for files that are damaged, hostile, or of another kind.
+    description is used without it. `convention` says how the network of an .onnx is fed that does not say it itself.
+    Raises InputError for files that are damaged, hostile, or of another kind.
     """
     format = format or recognise(path)
     if prototxt and format != "caffe":
         raise InputError(f"{path}: a .prototxt goes with a .caffemodel, and this is {format}")
-    network = _caffe(path, prototxt) if format == "caffe" else FORMATS[format](path)
+    if convention and format != "onnx":
+        raise InputError(f"{path}: only an .onnx has to be told how its network is fed, and this is {format}")
+    if format == "caffe":
+        network = _caffe(path, prototxt)
+    elif format == "onnx":
+        network = _onnx(path, convention)
+    else:
+        network = FORMATS[format](path)
+    if network.name == "graph":
+        network.name = path.stem
     count = len(network.synsets)
     if synsets is None and count == len(imagenet_synsets()) and network.synsets == numbered_synsets(count):
         synsets = imagenet_synsets()
@@ -85,6 +97,8 @@ def recognise(path: Path) -> Format:
         raise InputError(f"{path}: no such weight file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a pointer to the file, not the file itself; fetch it with git lfs pull")
     for format, fits in _SIGNS.items():
         if fits(head):
             return format

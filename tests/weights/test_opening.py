@@ -10,7 +10,8 @@ from npconvnet.models.graph import graph
 from npconvnet.synsets import Synset, imagenet_synsets
 from npconvnet.weights import FORMATS, load_network, save_network
 from npconvnet.weights.caffe.messages import CLASSES
-from npconvnet.weights.onnx.writer import write_onnx
+from npconvnet.weights.conventions import torchvision_preprocessing, vgg_preprocessing
+from npconvnet.weights.onnx.writer import onnx_model, write_onnx
 from npconvnet.weights.opening import recognise
 from npconvnet.weights.torchvision import write_torchvision
 from tests.command_line import ASSETS
@@ -144,6 +145,38 @@ def test_a_prototxt_goes_with_a_caffemodel(tmp_path):
     save_matconvnet(tmp_path / "net.mat")
     with pytest.raises(InputError, match=r"net\.mat: a \.prototxt goes with a \.caffemodel, and this is matconvnet"):
         load_network(tmp_path / "net.mat", prototxt=tmp_path / "net.prototxt")
+
+
+def test_how_an_onnx_is_fed_can_be_said(tmp_path):
+    network = MODELS["tiny"](classes=5)
+    network.initialize(np.random.default_rng(0))
+    model = onnx_model(network)
+    model.ClearField("metadata_props")
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    usual = load_network(tmp_path / "net.onnx")
+    assert usual.preprocessing == torchvision_preprocessing(usual.preprocessing.crop)
+    fed_like_vgg = load_network(tmp_path / "net.onnx", convention="vgg")
+    assert fed_like_vgg.preprocessing == vgg_preprocessing(usual.preprocessing.crop)
+    weight = "conv1.weight"
+    np.testing.assert_array_equal(fed_like_vgg.parameters[weight], usual.parameters[weight][..., ::-1])
+    save_matconvnet(tmp_path / "net.mat")
+    with pytest.raises(InputError, match=r"net\.mat: only an \.onnx has to be told how its network is fed"):
+        load_network(tmp_path / "net.mat", convention="vgg")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_network_has_the_name_of_its_model_or_of_its_file(format, tmp_path):
+    SMALL_FILES[format](tmp_path / "weights.of.mine")
+    network = load_network(tmp_path / "weights.of.mine")
+    assert network.name == ("weights.of" if network.model == "graph" else network.model)
+    save_network(tmp_path / "own", network)
+    assert load_network(tmp_path / "own").name == network.name
+
+
+def test_a_pointer_to_a_file_is_no_file(tmp_path):
+    (tmp_path / "net.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match=r"net\.onnx: a pointer to the file, not the file itself"):
+        load_network(tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("contents", [b"", b"x", b"\0" * 100, b"PK", b"\x89PNG", b"MATLAB", b"{}", b"model: net\n"])

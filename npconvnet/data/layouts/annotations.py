@@ -96,7 +96,7 @@ def _read_archives(root: Path, pattern: str) -> dict[str, tuple[str, bytes]]:
     """By stem: the path and the content of each annotation in the archives that fit the pattern."""
     archives = sorted(path for path in root.glob(pattern) if path.is_file())
     files = ((path, *file) for path in archives for file in archived_files(path))
-    bar = tqdm(files, "reading boxes", unit="image", delay=2, leave=False)
+    bar = tqdm(files, "reading boxes", unit="image", delay=2, leave=False, disable=None)
     return {name.removesuffix(".xml"): (f"{path}/{name}", content) for path, name, content in bar}
 
 

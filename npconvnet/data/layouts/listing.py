@@ -48,7 +48,7 @@ def list_folder(base: Path, prefix: str, leave_out: Collection[str] = ()) -> Lis
     subfolders, loose = scan(base / prefix)
     classes = [folder for folder in subfolders if folder not in leave_out]
     listing = Listing(base, [prefix + name for name in loose], [""] * len(loose), [])
-    for folder in tqdm(classes, f"listing {base / prefix}", unit="class", delay=2, leave=False):
+    for folder in tqdm(classes, f"listing {base / prefix}", unit="class", delay=2, leave=False, disable=None):
         names = _walk(base / prefix / folder, f"{prefix}{folder}/")
         listing.names.extend(names)
         listing.folders.extend([folder] * len(names))
@@ -103,7 +103,7 @@ def _list_tar(path: Path, prefix: str) -> Listing:
             places.extend((member.offset_data, member.size))
 
     size = path.stat().st_size
-    bar = tqdm(desc=f"indexing {path.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False)
+    bar = tqdm(desc=f"indexing {path.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False, disable=None)
     with path.open("rb") as file, bar:
         for member in _tar_members(path, file, 0, size):
             name = PurePosixPath(member.name)

@@ -47,7 +47,7 @@ def draw_snapshots(
 
 
 def _heading(network: Network, what: str, count: int) -> str:
-    return f"{what}{'s' * (count > 1)} of {network.model}"
+    return f"{what}{'s' * (count > 1)} of {network.name}"
 
 
 def _name(network: Network, index: int) -> str:

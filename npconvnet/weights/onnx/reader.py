@@ -7,23 +7,17 @@ mean colour, which is put right in the filters; all others are taken to be fed l
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
 from npconvnet.errors import InputError
 from npconvnet.network import INPUT, Network
-from npconvnet.preprocessing import Preprocessing
-from npconvnet.synsets import Synset
-from npconvnet.weights.conventions import caffe_preprocessing, swap_red_and_blue, torchvision_preprocessing
+from npconvnet.weights.conventions import CONVENTIONS, Convention, swap_red_and_blue
 from npconvnet.weights.imported import assemble
+from npconvnet.weights.metadata import from_metadata
 from npconvnet.weights.onnx.layers import Activation, Translation, fed_inputs, translate
 from npconvnet.weights.onnx.tensors import quoted
 
@@ -33,22 +27,24 @@ USUAL_CROP = 224
 MOST_FIELDS = 1 << 18
 
 
-def read_onnx(path: Path) -> Network:
+def read_onnx(path: Path, convention: Convention | None = None) -> Network:
     """The network in the file `path`, whose one input is an image (N, 3, S, S) and whose one output class scores.
 
-    A softmax at the end is dropped. S is 224 where any is taken. Raises InputError, naming the node, for operators and
-    attributes that npconvnet has no layer for, and for files that are damaged or hostile.
+    A softmax at the end is dropped. S is 224 where any is taken. `convention` says how it is fed where the file does
+    not, and is guessed unless given. Raises InputError, naming the node, for operators and attributes that npconvnet
+    has no layer for, and for files that are damaged or hostile.
     """
     try:
-        return _network(_parse(path.read_bytes()), path.parent)
+        return _network(_parse(path.read_bytes()), path.parent, convention)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # InputError among them, which does not know the path
         raise InputError(f"{path}: {_one_line(str(error))}") from None
 
 
-def _network(model: onnx.ModelProto, folder: Path) -> Network:
-    preprocessing, synsets = _metadata(model)
+def _network(model: onnx.ModelProto, folder: Path, convention: Convention | None) -> Network:
+    described = from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    preprocessing, synsets = (described.preprocessing, described.synsets) if described else (None, None)
     name, shape = _image_input(model.graph, preprocessing.crop if preprocessing else USUAL_CROP)
     crop = shape[-1]
     if preprocessing is not None and preprocessing.crop != crop:
@@ -57,10 +53,10 @@ def _network(model: onnx.ModelProto, folder: Path) -> Network:
     translation = translate(model.graph, opset, {name: Activation(INPUT, shape)}, folder)
     _end_with_scores(translation)
     if preprocessing is None:
-        from_caffe = "caffe" in model.producer_name.lower()
-        if from_caffe:
+        convention = convention or ("caffe" if "caffe" in model.producer_name.lower() else "torchvision")
+        if convention != "torchvision":
             _read_rgb(translation)
-        preprocessing = (caffe_preprocessing if from_caffe else torchvision_preprocessing)(crop)
+        preprocessing = CONVENTIONS[convention](crop)
     return assemble(translation.rows, translation.parameters, preprocessing, synsets)
 
 
@@ -96,31 +92,6 @@ def _read_rgb(translation: Translation) -> None:
                 raise InputError(f"'{name}' reads the image as BGR, and only a convolution of one group can be changed")
             weight = f"{name}.weight"
             translation.parameters[weight] = swap_red_and_blue(translation.parameters[weight])
-
-
-# -- metadata --------------------------------------------------------------------------------------------------------
-
-
-def _metadata(model: onnx.ModelProto) -> tuple[Preprocessing | None, list[Synset] | None]:
-    """What npconvnet wrote into the file; (None, None) for files of others."""
-    properties = {entry.key: entry.value for entry in model.metadata_props}
-    if "npconvnet" not in properties:
-        return None, None
-    try:
-        header = json.loads(properties["npconvnet"])
-        fields = header["preprocessing"]
-        mean = _mean_image(properties["npconvnet.mean"], fields["crop"]) if "npconvnet.mean" in properties else None
-        synsets = [Synset(str(wnid), str(names)) for wnid, names in header["synsets"]]
-        return Preprocessing.from_json(fields, mean), synsets
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise InputError(f"its metadata are not what npconvnet writes ({error!r})") from None
-
-
-def _mean_image(text: str, crop: int) -> npt.NDArray[np.float32]:
-    try:
-        return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(crop, crop, 3)
-    except binascii.Error as error:
-        raise ValueError(f"the mean image is not base64: {error}") from None
 
 
 # -- bytes -----------------------------------------------------------------------------------------------------------

@@ -2,16 +2,13 @@
 
 Images (N, 3, S, S) go in as "image", class scores (N, classes) come out as "scores"; filters are turned to OIHW, and
 what reads an image as one vector is turned from (H, W, C) to (C, H, W). The preprocessing is not in the graph: it is
-JSON in the metadata, under "npconvnet", with the names of the classes, and `doc_string` says it in words. A mean image
-stands beside it under "npconvnet.mean": float32, little-endian, (S, S, 3) in RGB, as base64.
+in the metadata (see metadata.py), with the names of the classes, and `doc_string` says it in words.
 
 Source: the operators of ONNX, opset 13 (https://github.com/onnx/onnx/blob/main/docs/Operators.md).
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +37,7 @@ from npconvnet.layers import (
 )
 from npconvnet.network import INPUT, Network, Node
 from npconvnet.weights.conventions import hwc_to_chw, in_words, ohwi_to_oihw
+from npconvnet.weights.metadata import to_metadata
 from npconvnet.weights.native import write_whole
 
 #: What onnxruntime has read since its version 1.6 (2020).
@@ -67,9 +65,9 @@ def onnx_model(network: Network, dynamic_batch: bool = False) -> onnx.ModelProto
         producer_name="npconvnet",
         doc_string=f"Input: {in_words(network.preprocessing)}. The metadata hold this as JSON, and the class names.",
     )
-    helper.set_model_props(model, _metadata(network))
+    helper.set_model_props(model, to_metadata(network))
     batch, crop = "N" if dynamic_batch else 1, network.preprocessing.crop
-    model.graph.name = network.model
+    model.graph.name = network.name
     model.graph.input.append(helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [batch, 3, crop, crop]))
     classes = len(network.synsets)
     model.graph.output.append(helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, [batch, classes]))
@@ -80,18 +78,6 @@ def onnx_model(network: Network, dynamic_batch: bool = False) -> onnx.ModelProto
         x_shape = network.shapes[node.inputs[0]]
         _add_layer(graph, node, x_shape, [values[name] for name in node.inputs], values[node.name])
     return model
-
-
-def _metadata(network: Network) -> dict[str, str]:
-    header = {
-        "preprocessing": network.preprocessing.to_json(),
-        "synsets": [[synset.wnid, synset.names] for synset in network.synsets],
-    }
-    metadata = {"npconvnet": json.dumps(header, ensure_ascii=False)}
-    if network.preprocessing.mean_image is not None:
-        little_endian = network.preprocessing.mean_image.astype("<f4").tobytes()
-        metadata["npconvnet.mean"] = base64.b64encode(little_endian).decode()
-    return metadata
 
 
 class _Graph:

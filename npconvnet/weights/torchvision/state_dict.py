@@ -32,8 +32,9 @@ from npconvnet.weights.conventions import (
     oihw_to_ohwi,
     torchvision_preprocessing,
 )
+from npconvnet.weights.metadata import from_metadata, to_metadata
 from npconvnet.weights.native import write_whole
-from npconvnet.weights.torchvision.torch_file import BFLOAT16, LONGEST_DESCRIPTION, Tensors, as_float32, read_torch_file
+from npconvnet.weights.torchvision.torch_file import BFLOAT16, Tensors, as_float32, read_torch_file
 
 _SQUEEZENET = ("conv1", *(f"fire{n}.{part}" for n in range(2, 10) for part in ("squeeze1x1", "expand1x1")))
 #: The networks that are read, and the layers whose numbers of filters are their `widths`.
@@ -42,46 +43,55 @@ _WIDTHS = {
     **{model: tuple(f"conv{block}_1" for block in range(1, 6)) for model in CONVOLUTIONS},
     "squeezenet1_0": _SQUEEZENET,
     "squeezenet1_1": _SQUEEZENET,
+    "squeezenet": _SQUEEZENET,
 }
 #: What torchvision calls those that it calls otherwise, or has under another number of pixels.
 _TORCHVISION = {"alexnet_owt": "alexnet", "squeezenet": "squeezenet1_1"}
+#: The longest header of a .safetensors file, in bytes: most of it would be a mean image.
+LONGEST_HEADER = 1 << 22
 #: timm makes convolutions of VGG's fully connected layers.
 _TIMM = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
 
 
 def read_torchvision(path: Path) -> Network:
-    """The network whose state dict is in `path`: a .pth of any age, or .safetensors; for 224×224 RGB.
+    """The network whose state dict is in `path`: a .pth of any age, or .safetensors; for 224×224 RGB unless that says.
 
     AlexNet, VGG without batch normalisation, and SqueezeNet, with torchvision's names or, for VGG, timm's; layers may
     be narrower or wider. Raises InputError for anything else, with what was found.
     """
-    tensors = _read_safetensors(path) if _is_safetensors(path) else read_torch_file(path)
+    tensors, metadata = _read_safetensors(path) if _is_safetensors(path) else (read_torch_file(path), {})
     try:
-        tensors = _with_torchvision_names(tensors)
+        tensors, described = _with_torchvision_names(tensors), from_metadata(metadata)
         model = _recognise(tensors)
+        if described and described.model in _WIDTHS and _names_of(described.model) == _names_of(model):
+            model = described.model  # there are two SqueezeNets 1.1
         network = MODELS[model](**_options(model, tensors))
         network.load(_from_torch(network, tensors))
+        network.preprocessing = described.preprocessing if described else torchvision_preprocessing()
+        if described and len(described.synsets) != len(network.synsets):
+            raise ValueError(f"{len(described.synsets)} class names for {len(network.synsets)} classes")
+        network.synsets = described.synsets if described else network.synsets
     except MemoryError as error:
         raise InputError(f"{path}: its network does not fit into memory ({error})") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
-    network.preprocessing = torchvision_preprocessing()
     return network
 
 
 def write_torchvision(path: Path, network: Network) -> None:
     """Writes the parameters so that `load_state_dict` of torchvision's network takes them, with `strict=True`.
 
-    As .safetensors where `path` ends so, otherwise by torch.save. A state dict has no place for preprocessing and class
-    names. The `squeezenet` that reads 227 pixels rounds its pools down there, torchvision up; they agree on 224 pixels.
-    Raises InputError for other architectures, where PyTorch is not installed, and where `path` cannot be written.
+    As .safetensors where `path` ends so, with preprocessing and class names in the metadata; otherwise by torch.save,
+    which has no place for them. The `squeezenet` that reads 227 pixels rounds its pools down there, torchvision up;
+    they agree on 224 pixels. Raises InputError for other architectures, where PyTorch is not installed, and where
+    `path` cannot be written.
     """
-    if network.model not in {*_WIDTHS, *_TORCHVISION}:
-        can = ", ".join(dict.fromkeys((*_WIDTHS, *_TORCHVISION)))
-        raise InputError(f"{path}: torchvision has no network like '{network.model}'; these can be written: {can}")
+    if network.model not in _WIDTHS:
+        can = ", ".join(_WIDTHS)
+        raise InputError(f"{path}: torchvision has no '{network.name}'; these can be written: {can}")
     tensors = _to_torch(network)
     if path.suffix == ".safetensors":
-        write_whole(path, save(tensors, {"format": "pt"}))
+        write_whole(path, save(tensors, {"format": "pt", **to_metadata(network)}))
     else:
         write_whole(path, _torch_save(path, tensors))
 
@@ -106,8 +116,8 @@ _FLOATS: dict[str, np.dtype[Any]] = {
 }
 
 
-def _read_safetensors(path: Path) -> Tensors:
-    """All that are floating point numbers, as they are there, in the memory of the file itself.
+def _read_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """All that are floating point numbers, as they are there, in the memory of the file itself; and the metadata.
 
     The library reads no bfloat16 into NumPy, so it checks the header here, and the numbers are taken by that.
     """
@@ -115,17 +125,18 @@ def _read_safetensors(path: Path) -> Tensors:
         with path.open("rb") as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         start = 8 + int.from_bytes(data[:8], "little")
-        if start > LONGEST_DESCRIPTION:
+        if start > LONGEST_HEADER:
             raise ValueError(f"its header has {start} bytes, where those of these networks have a few thousand")
         with safe_open(path, framework="numpy"):
             pass
         header = json.loads(bytes(data[8:start]))
-        header.pop("__metadata__", None)
-        return {
+        metadata = header.pop("__metadata__", {})
+        tensors = {
             name: np.frombuffer(data[start:][slice(*entry["data_offsets"])], dtype).reshape(entry["shape"])
             for name, entry in header.items()
             if (dtype := _FLOATS.get(entry["dtype"]))
         }
+        return tensors, metadata
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: damaged, cut off, or not a safetensors file ({error})") from error
 
@@ -187,7 +198,7 @@ def _recognise(tensors: Tensors) -> str:
     differences = [("without", expected[nearest] - found), ("with", found - expected[nearest])]
     listed = [f"{word} {min(names)!r:.80} ({len(names)} in all)" for word, names in differences if names]
     if listed:
-        known = [_TORCHVISION.get(model, model) for model in _WIDTHS]
+        known = dict.fromkeys(_TORCHVISION.get(model, model) for model in _WIDTHS)
         near = f"the nearest is {_TORCHVISION.get(nearest, nearest)}, {' and '.join(listed)}"
         raise ValueError(f"is none of torchvision's networks that can be read, {', '.join(known)}; {near}")
     return nearest

@@ -36,14 +36,14 @@ MOST_DIMENSIONS = 8
 #: The upper half of a float32, which NumPy has no type for.
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 #: Where checkpoints keep the state dict among other things.
-_STATE_DICTS = ("state_dict", "model")
+_STATE_DICTS = ("state_dict", "model_state_dict", "model", "net")
 
 
 def read_torch_file(path: Path) -> Tensors:
     """The tensors of the state dict in `path`, by name, as they are there; `as_float32` makes weights of them.
 
-    The state dict may stand under "state_dict" or "model". Raises InputError for a file that is damaged, is none of
-    `torch.save`, holds no state dict, or asks for anything but tensors; nothing that it asks for is ever run.
+    The state dict may stand among other things, as in a checkpoint. Raises InputError for a file that is damaged, is
+    none of `torch.save`, holds no state dict, or asks for anything but tensors; nothing that it asks for is ever run.
     """
     try:
         with path.open("rb") as file:
@@ -118,8 +118,6 @@ def _read_zip(data: memoryview) -> tuple[Description, dict[str, memoryview]]:
     """The description, and the contents of the storages by their keys."""
     files = _unzip(data)
     folder = next(iter(files)).partition("/")[0]
-    if f"{folder}/constants.pkl" in files:
-        raise ValueError("is a TorchScript program; save the state_dict() of the model instead")
     if f"{folder}/data.pkl" not in files:
         raise ValueError("a zip archive, but not one of torch.save (it has no data.pkl)")
     if files.get(f"{folder}/byteorder", b"little") != b"little":
@@ -195,6 +193,8 @@ def _unzip_file(data: memoryview, entry: int) -> tuple[str, memoryview, int]:
     start = local + 30 + local_name + local_extra
     if (mark, local_mark) != (b"PK\1\2", b"PK\3\4") or start + unpacked > len(data):
         raise ValueError(f"damaged, or cut off (in the zip archive, at the file {text!r:.80})")
+    if "/code/" in text:
+        raise ValueError("is a TorchScript program; save the state_dict() of the model instead")
     if method or flags & 1 or packed != unpacked:
         raise ValueError(f"the file {text!r:.80} in it is compressed or encrypted, which torch.save does not do")
     return text, data[start : start + unpacked], entry + 46 + name + extra + comment
@@ -355,7 +355,10 @@ class _Unpickler:
                     stack.append(memo[argument])
                 case "GLOBAL":
                     if argument not in self.globals:
-                        raise ValueError(f"asks for {argument!r:.80}; only tensors are read, and nothing was run")
+                        raise ValueError(
+                            f"asks for {argument!r:.80}; only tensors are read, and nothing was run: "
+                            "torch.save(model.state_dict(), FILE) writes those alone"
+                        )
                     stack.append(self.globals[argument])
                 case "REDUCE":
                     arguments = _require(stack.pop(), tuple)

@@ -311,8 +311,8 @@ def described():
     """The smallest network with the metadata of npconvnet."""
     model = small_model()
     fields = {"resize": 9, "crop": 8, "mean": [1, 2, 3], "std": [1, 2, 3]}
-    header = {"preprocessing": fields, "synsets": [["n", "name"]] * 4}
-    helper.set_model_props(model, {"npconvnet": json.dumps(header)})
+    header = {"model": "tiny", "preprocessing": fields, "synsets": [["n", "name"]] * 4}
+    helper.set_model_props(model, {"npconvnet.network": json.dumps(header)})
     return model
 
 

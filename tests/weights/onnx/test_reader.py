@@ -319,7 +319,7 @@ def test_metadata_of_npconvnet(tmp_path):
     helper.set_model_props(
         model,
         {
-            "npconvnet": json.dumps({"preprocessing": described.to_json(), "synsets": names}),
+            "npconvnet.network": json.dumps({"model": "tiny", "preprocessing": described.to_json(), "synsets": names}),
             "npconvnet.mean": base64.b64encode(mean.tobytes()).decode(),
         },
     )
@@ -521,9 +521,13 @@ def test_what_is_not_supported_is_named(message, tmp_path):
 
 
 def metadata(**changes):
-    fields = {"preprocessing": Preprocessing(10, 8).to_json(), "synsets": [["n", "name"]] * 4, **changes}
+    usual = {
+        "model": "tiny",
+        "preprocessing": Preprocessing(10, 8).to_json(),
+        "synsets": [["n", "name"]] * 4,
+    }
     model = small().model()
-    helper.set_model_props(model, {"npconvnet": json.dumps(fields)})
+    helper.set_model_props(model, {"npconvnet.network": json.dumps(usual | changes)})
     return model
 
 
@@ -547,10 +551,10 @@ def test_metadata_that_do_not_fit_are_refused(model, message, tmp_path):
 def test_metadata_that_are_not_json_are_refused(tmp_path):
     for text in ("{", "[" * 100_000, "3", "null", "é"):
         model = small().model()
-        helper.set_model_props(model, {"npconvnet": text})
+        helper.set_model_props(model, {"npconvnet.network": text})
         with pytest.raises(InputError, match="its metadata are not what npconvnet writes"):
             read_onnx(save(tmp_path, model))
     model = metadata()
-    helper.set_model_props(model, {"npconvnet": model.metadata_props[0].value, "npconvnet.mean": "*"})
+    helper.set_model_props(model, {"npconvnet.network": model.metadata_props[0].value, "npconvnet.mean": "*"})
     with pytest.raises(InputError, match="not base64"):
         read_onnx(save(tmp_path, model))

@@ -173,8 +173,8 @@ def test_preprocessing_and_names_are_in_the_metadata():
     model = onnx_model(network)
     assert model.producer_name == "npconvnet"
     assert "centre 227×227" in model.doc_string
-    assert set(metadata(model)) == {"npconvnet"}
-    header = json.loads(metadata(model)["npconvnet"])
+    assert set(metadata(model)) == {"npconvnet.network"}
+    header = json.loads(metadata(model)["npconvnet.network"])
     assert Preprocessing.from_json(header["preprocessing"]) == network.preprocessing
     assert tuple(Synset(*row) for row in header["synsets"]) == network.synsets
 
@@ -186,7 +186,9 @@ def test_a_mean_image_is_in_the_metadata(rng):
     held = metadata(onnx_model(network))
     image = np.frombuffer(base64.b64decode(held["npconvnet.mean"]), "<f4").reshape(64, 64, 3)
     np.testing.assert_array_equal(image, mean)
-    assert Preprocessing.from_json(json.loads(held["npconvnet"])["preprocessing"], image) == network.preprocessing
+    assert (
+        Preprocessing.from_json(json.loads(held["npconvnet.network"])["preprocessing"], image) == network.preprocessing
+    )
 
 
 # -- the file --------------------------------------------------------------------------------------------------------

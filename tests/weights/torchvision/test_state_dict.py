@@ -15,7 +15,9 @@ from PIL import Image
 import npconvnet
 from npconvnet.errors import InputError
 from npconvnet.models import MODELS
-from npconvnet.weights import bundled_network
+from npconvnet.preprocessing import Preprocessing
+from npconvnet.synsets import Synset
+from npconvnet.weights import bundled_network, load_network
 from npconvnet.weights.conventions import torchvision_preprocessing
 from npconvnet.weights.torchvision import read_torchvision, write_torchvision
 from tests.conftest import assert_close
@@ -295,7 +297,7 @@ def with_header(header, length=None):
         with_header(b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'),
         with_header(b'{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}'),
         with_header(b'{"a":' + b"[" * 89000),
-        with_header(b"{}".ljust(1 << 20)),
+        with_header(b"{}".ljust(1 << 23)),
     ],
 )
 def test_hostile_safetensors(contents, tmp_path):
@@ -414,6 +416,30 @@ def test_the_bundled_squeezenet_gives_the_same_scores_in_torchvision(torchvision
     with torch.no_grad():
         expected = model(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
     assert_close(network.scores(x), expected)
+
+
+@pytest.mark.parametrize("model", ["squeezenet", "squeezenet1_1", "alexnet_owt"])
+def test_safetensors_bring_preprocessing_and_names_back(model, rng, tmp_path):
+    """And of the two SqueezeNets 1.1 the one that was written, which rounds its pools otherwise."""
+    widths = [2] * (17 if "squeeze" in model else 5)
+    network = MODELS[model](classes=3, widths=widths, **({} if "squeeze" in model else {"hidden": 4}))
+    network.initialize(rng)
+    crop = network.preprocessing.crop
+    mean = rng.random((crop, crop, 3), np.float32)
+    network.preprocessing = Preprocessing(256, crop, mean, (3, 2, 1), "bicubic", keep_aspect=False)
+    network.synsets = tuple(Synset(f"n{number}", f"thing {number}") for number in range(3))
+    write_torchvision(tmp_path / "w.safetensors", network)
+    again = load_network(tmp_path / "w.safetensors")
+    assert (again.model, again.preprocessing, again.synsets) == (model, network.preprocessing, network.synsets)
+    x = network.preprocess([rng.integers(0, 256, (300, 400, 3), np.uint8)])
+    np.testing.assert_array_equal(again.scores(x), network.scores(x))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"model": [], "preprocessing": {}, "synsets": []}'])
+def test_metadata_that_make_no_sense(text, state, tmp_path):
+    safetensors.numpy.save_file(state, tmp_path / "w", {"npconvnet.network": text})
+    with pytest.raises(InputError, match="w: its metadata are not what npconvnet writes"):
+        read_torchvision(tmp_path / "w")
 
 
 @pytest.mark.parametrize("model", ["paper", "alexnet", "tiny"])

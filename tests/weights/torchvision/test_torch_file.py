@@ -331,7 +331,7 @@ HOSTILE_FILES = {
     "a comment": (patched(PLAIN, END + 20, "<H", 1), "no list of files"),
     "an empty archive": (b"PK\3\4" + struct.pack("<4s12xI2x", b"PK\5\6", 4), "empty zip archive"),
     "an archive of other things": (zipped(b"").replace(b"data.pkl", b"data.txt"), "has no data.pkl"),
-    "a program of TorchScript": (zipped(b"", {"constants.pkl": b""}), "TorchScript"),
+    "a program of TorchScript": (zipped(b"", {"code/__torch__/a.py": b""}), "TorchScript"),
     "big-endian numbers": (zipped(b"", {"byteorder": b"big"}), "big-endian"),
     "another magic number": (program(whole(1)) * 5, "not a file of torch.save"),
     "a deep magic number": (program(DEEP) * 2, "not a file of torch.save"),
