@@ -230,14 +230,10 @@ class Network:
         renamed: dict[str, str] = {}
         for node in self.nodes:
             inputs = tuple(renamed.get(name, name) for name in node.inputs)
-            source = nodes.get(inputs[0])
-            if (
-                isinstance(node.layer, ReLU)
-                and source
-                and isinstance(source.layer, Affine)
-                and readers[source.name] == 1
-            ):
-                nodes[source.name] = replace(source, layer=source.layer.with_relu())
+            source = nodes.get(node.inputs[0])  # none where that is a ReLU which has a place already
+            affine = source.layer if source and isinstance(source.layer, Affine) and readers[source.name] == 1 else None
+            if source and affine and isinstance(node.layer, ReLU):
+                nodes[source.name] = replace(source, layer=affine.with_relu())
                 renamed[node.name] = source.name
             else:
                 nodes[node.name] = replace(node, inputs=inputs)

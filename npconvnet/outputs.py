@@ -22,12 +22,15 @@ def as_file_name(text: str) -> str:
 def require_writable(path: Path) -> Path:
     """`path` itself; raises InputError where no file can be written there."""
     folder = path.parent
-    if not folder.is_dir():
-        raise InputError(f"{path}: there is no folder {folder}; make it, or choose another place")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of a file")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise InputError(f"{path}: cannot be written (no permission); choose another place")
+    try:
+        if not folder.is_dir():
+            raise InputError(f"{path}: there is no folder {folder}; make it, or choose another place")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give the name of a file")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            raise InputError(f"{path}: cannot be written (no permission); choose another place")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     return path
 
 

@@ -22,6 +22,8 @@ Colour: TypeAlias = tuple[float, float, float]
 
 #: No picture is resized to more, down or across, whatever a file asks for.
 MOST_PIXELS = 2**13
+#: No mean or standard deviation of colours is larger.
+LARGEST = 1e9
 
 #: Pillow's filters, which average over the pixels that a smaller picture has no room for.
 _FILTERS: dict[Interpolation, Image.Resampling] = {
@@ -53,6 +55,9 @@ class Preprocessing:
             raise ValueError(f"a crop of {self.crop} pixels can't be taken from {self.resize} pixels")
         if np.shape(self.mean) not in {(3,), (self.crop, self.crop, 3)} or np.shape(self.std) != (3,):
             raise ValueError("mean and std hold three numbers, for R, G and B; a mean image is as large as the crop")
+        std = np.array(self.std)
+        if not (np.abs(self.mean).max() < LARGEST and (std > 0).all() and (std < LARGEST).all()):
+            raise ValueError("mean and std are numbers, and std positive ones")
         if self.interpolation not in _FILTERS:
             raise ValueError(f"no interpolation is called '{self.interpolation}'; there are {', '.join(_FILTERS)}")
 

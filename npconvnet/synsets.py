@@ -21,6 +21,12 @@ class Synset:
     wnid: str
     names: str
 
+    def __post_init__(self) -> None:
+        # They may come from a file, and go to a terminal.
+        for field in ("wnid", "names"):
+            text = "".join(c if c.isprintable() else " " for c in getattr(self, field))
+            object.__setattr__(self, field, text)
+
 
 @cache
 def imagenet_synsets() -> tuple[Synset, ...]:

@@ -78,7 +78,7 @@ def test_help_states_the_recipe():
         (["--target", "goose", "--step", 1e300], "goose: not a finite number after "),
         (["--target", "goose", "--iterations", 3, "--snapshots", 4], "3 iterations make no 4 snapshots"),
         (["--target", "goose", "-o", "/none/a.png"], "there is no folder /none"),
-        (["--target", "goose", "-o", "a.jpg"], "a.jpg: the figure is a PNG"),
+        (["--target", "goose", "-o", "a.jpg"], "a.jpg: figures are written as PNG"),
         (["--target", "goose", "--save", "/none/a.npz"], "there is no folder /none"),
     ],
 )

@@ -13,8 +13,10 @@ import pytest
 from npconvnet.cli import commands
 from npconvnet.data.image import read_image
 from npconvnet.errors import InputError
+from npconvnet.models.graph import graph
+from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset, imagenet_synsets
-from npconvnet.weights import FORMATS, load_network
+from npconvnet.weights import FORMATS, bundled_network, load_network, save_network
 from tests.command_line import ASSETS, npconvnet, refused
 from tests.conftest import assert_close
 from tests.weights.test_opening import SMALL_FILES, save_caffe, save_matconvnet
@@ -52,7 +54,7 @@ def test_weights_of_every_format_are_used_and_imported(printed, format, tmp_path
     assert (classified.returncode, classified.stderr) == (0, "")
     assert len(classified.stdout.splitlines()) == 5
     lines = printed("import-weights", file, out).splitlines()
-    assert lines[0] == f"{file}: {format}"
+    assert lines[0].startswith(f"{file}: {format}, ")
     assert lines[-1] == f"written to {out}"
     assert printed("classify", PHOTO, "--weights", out) == classified.stdout
     original, again = load_network(file), load_network(out)
@@ -223,13 +225,38 @@ def test_links_lead_somewhere():
         assert target.startswith("http") or (DOCUMENT.parent / target).exists(), target
 
 
-def test_the_lines_for_onnxruntime_give_the_same_scores(printed, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fed", ["as it is", "a mean image, squeezed, bicubic"])
+def test_the_lines_for_onnxruntime_give_the_same_scores(printed, rng, tmp_path, monkeypatch, fed):
     (tmp_path / "photo.jpg").write_bytes(PHOTO.read_bytes())
-    bundled = ASSETS / "squeezenet1_1.safetensors"
-    printed("export-onnx", bundled, tmp_path / "net.onnx")
+    network = bundled_network()
+    if fed != "as it is":
+        mean = 100 + 50 * rng.random((227, 227, 3), np.float32)
+        network.preprocessing = Preprocessing(256, 227, mean, (50, 60, 70), "bicubic", keep_aspect=False)
+    save_network(tmp_path / "net.safetensors", network)
+    printed("export-onnx", tmp_path / "net.safetensors", tmp_path / "net.onnx")
     monkeypatch.chdir(tmp_path)
     (code,) = (code for code in blocks("python") if "onnxruntime" in code)
     names: dict[str, Any] = {}
     exec(code, names)
-    network = load_network(bundled)
     assert_close(names["scores"], network.scores(network.preprocess([read_image(PHOTO)])))
+
+
+def test_a_name_from_a_file_leads_nowhere(printed, tmp_path, monkeypatch):
+    """Layers may have any name, and figures are called after them."""
+    network = graph(
+        [
+            ["/elsewhere/../x", "Conv2d", {"in_channels": 3, "filters": 2, "window": 3}, ["input"]],
+            ["pool", "GlobalAveragePool2d", {}, ["/elsewhere/../x"]],
+        ],
+        8,
+    )
+    save_network(tmp_path / "net", network)
+    monkeypatch.chdir(tmp_path)
+    printed("filters", "--weights", "net")
+    assert (tmp_path / "elsewhere_.._x_filters.png").exists()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.pdf", "x.npz"])
+def test_figures_are_png(tmp_path, name):
+    assert "let its name end in .png" in refusal("filters", "-o", tmp_path / name)
+    assert not (tmp_path / name).exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from npconvnet import kernels
+from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import (
     LRN,
     Add,
@@ -26,7 +27,7 @@ from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Preprocessing
 from tests.conftest import Numbers, assert_close, assert_is_gradient, distinct
 
-RULES = ("gradient", "deconvnet", "guided")
+RULES: tuple[ReLURule, ...] = ("gradient", "deconvnet", "guided")
 
 
 def table(rows: Any, size: int = 1) -> Network:
@@ -463,6 +464,26 @@ def test_fused_has_no_relus_left_and_changes_nothing_in_the_network(network):
     assert not any(node.layer.relu for node in network.nodes if isinstance(node.layer, Affine))
     network.astype(np.float32)
     assert all(value is network.parameters[name] for name, value in fused.parameters.items())
+
+
+def test_a_relu_behind_a_relu_that_others_read_stays(rng):
+    """Where both read the same convolution, the rules would be applied once instead of twice on one of the ways."""
+    network = table(
+        [
+            ("conv", Conv2d(3, 4, 1)),
+            ("relu1", ReLU()),
+            ("relu2", ReLU()),
+            ("both", Concatenate(), ("relu1", "relu2")),
+        ],
+        size=3,
+    ).astype(np.float64)
+    network.initialize(rng)
+    assert [node.name for node in network.fused().nodes] == ["conv", "relu2", "both"]
+    x, dy = distinct(rng, (2, 3, 3, 3)), distinct(rng, (2, 3, 3, 8))
+    for rule in RULES:
+        expected, _ = network.backward(network.forward(x)[1], dy, relu_rule=rule)
+        dx, _ = network.fused().backward(network.fused().forward(x)[1], dy, relu_rule=rule)
+        np.testing.assert_array_equal(dx, expected)
 
 
 def test_a_relu_stays_where_others_read_what_it_reads_or_no_sum_comes_before_it(rng):

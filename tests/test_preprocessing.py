@@ -229,3 +229,21 @@ def test_the_picture_that_was_preprocessed_comes_back(rng):
     network.preprocessing = Preprocessing(64, 64, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0))
     picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
     np.testing.assert_array_equal(network.preprocessing.picture(network.preprocess([picture])[0]), picture)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mean": (0.0, 0.0, np.nan)},
+        {"mean": (0.0, 0.0, -np.inf)},
+        {"mean": np.full((8, 8, 3), np.nan, np.float32)},
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, -1.0, 1.0)},
+        {"std": (1.0, np.nan, 1.0)},
+        {"std": (1.0, 1e300, 1.0)},
+        {"resize": 1 << 20},
+    ],
+)
+def test_numbers_that_make_no_picture_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"mean and std|a crop of"):
+        Preprocessing(**{"resize": 9, "crop": 8, **wrong})

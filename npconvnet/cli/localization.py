@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from npconvnet.cli.options import device_option, network_of, target_option, threads_option, weights_option
+from npconvnet.cli.options import (
+    device_option,
+    figure_option,
+    network_of,
+    target_option,
+    threads_option,
+    weights_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,12 +64,7 @@ def _cut_options(**chosen: Any) -> CutOptions:
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many classes to look for.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object a line; for several photos always.")
 @weights_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="The figure.  [default: PHOTO_localize.png; for several photos one sheet, localize.png]",
-)
+@figure_option("The figure.  [default: PHOTO_localize.png; for several photos one sheet, localize.png]")
 @cut_options
 @device_option
 @threads_option
@@ -125,7 +127,7 @@ def localize(
     show_default=True,
     help="One JSON object for each image; a rerun goes on with this file.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Best and worst cases.  [default: RESULTS.png]")
+@figure_option("Best and worst cases.  [default: RESULTS.png]")
 @click.option("--processes", type=click.IntRange(1), help="How many work at once.  [default: one for each core]")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a table.")
 @cut_options

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from npconvnet.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,13 +68,28 @@ def views_option(default: ViewCount) -> Callable[[Any], Any]:
     )
 
 
+def figure_option(help: str) -> Callable[[Any], Any]:
+    """The option --output for a figure, or for a folder of them."""
+    return click.option("-o", "--output", type=click.Path(path_type=Path), callback=_require_png, help=help)
+
+
+def _require_png(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    if path and path.suffix.lower() not in ("", ".png") and not path.is_dir():
+        raise InputError(f"{path}: figures are written as PNG; let its name end in .png")
+    return path
+
+
 #: A file of so many bytes takes seconds to read.
 _LARGE = 2**26
 
 
 def say_what_is_read(path: Path) -> None:
     """Tells a person who waits for a large file what is going on."""
-    if sys.stderr.isatty() and path.is_file() and (size := path.stat().st_size) > _LARGE:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return  # whoever reads it says so
+    if sys.stderr.isatty() and size > _LARGE:
         click.echo(f"reading {path} ({size / 2**20:.0f} MiB) …", err=True)
 
 

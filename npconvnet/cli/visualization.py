@@ -10,6 +10,7 @@ import click
 
 from npconvnet.cli.options import (
     device_option,
+    figure_option,
     network_of,
     rule_option,
     target_option,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @target_option
 @weights_option
 @rule_option("gradient")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure; for several photos a folder.")
+@figure_option("The figure; for several photos a folder.")
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
@@ -107,12 +108,7 @@ def saliency(
     metavar="COUNT",
     help="Also draw so many images of the way, into FILE_snapshots.png.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    help="The figure, FILE.png; FILE.json says how it was made.  [default: class_model_CLASS.png]",
-)
+@figure_option("The figure, FILE.png; FILE.json says how it was made.  [default: class_model_CLASS.png]")
 @click.option("--save", type=click.Path(path_type=Path), help="Write images, targets and scores to this .npz file.")
 @device_option
 @threads_option
@@ -169,7 +165,7 @@ def class_model(
 )
 @target_option
 @weights_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: PHOTO_compare.png]")
+@figure_option("The figure.  [default: PHOTO_compare.png]")
 @click.option("--save", type=click.Path(path_type=Path), help="Write input and reconstructions to this .npz file.")
 @click.option("--json", "as_json", is_flag=True, help="Print an object instead of a table.")
 @device_option
@@ -219,7 +215,7 @@ def compare(
 @target_option
 @weights_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: PHOTO_sanity_check.png]")
+@figure_option("The figure.  [default: PHOTO_sanity_check.png]")
 @click.option("--save", type=click.Path(path_type=Path), help="Write stages, correlations and maps to this .npz file.")
 @device_option
 @threads_option
@@ -280,7 +276,7 @@ def sanity_check(
 @click.option("--top", type=click.IntRange(1), default=9, show_default=True, help="How many pictures for each map.")
 @rule_option("deconvnet")
 @weights_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: LAYER_top_patches.png]")
+@figure_option("The figure.  [default: LAYER_top_patches.png]")
 @click.option(
     "--save",
     type=click.Path(path_type=Path),
@@ -341,7 +337,7 @@ def top_patches(
 
 @click.command()
 @weights_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The figure.  [default: LAYER_filters.png]")
+@figure_option("The figure.  [default: LAYER_filters.png]")
 def filters(weights: Path | None, output: Path | None) -> None:
     """Draw the filters of the first layer, which reads the colours themselves."""
     from npconvnet.layers import Conv2d

@@ -77,13 +77,14 @@ class Comparison:
 
     def table(self) -> str:
         """The rows as text."""
-        lines = [f"{'':<24}{'cosine between':^33}{'masks':>10}  {'energy passed on':^33}"]
+        width = max(24, *(len(row.layer) + 1 for row in self.rows), 0)
+        lines = [f"{'':<{width}}{'cosine between':^33}{'masks':>10}  {'energy passed on':^33}"]
         pairs = "".join(f"{a[:4]}-{b[:4]:<6}".rjust(11) for a, b in PAIRS)
-        lines.append(f"{'':<24}{pairs}{'disagree':>10}  " + "".join(f"{rule:>11}" for rule in RULES))
+        lines.append(f"{'':<{width}}{pairs}{'disagree':>10}  " + "".join(f"{rule:>11}" for rule in RULES))
         for row in self.rows:
             cosines = "".join(f"{cosine:11.3f}" for cosine in row.cosines)
             energy = "".join(f"{row.energy_passed[rule]:11.3f}" for rule in RULES)
-            lines.append(f"{row.layer:<24}{cosines}{row.disagreement:10.1%}  {energy}")
+            lines.append(f"{row.layer:<{width}}{cosines}{row.disagreement:10.1%}  {energy}")
         return "\n".join(lines).replace("nan%", "   -").replace("nan", "  -")
 
 

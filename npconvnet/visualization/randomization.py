@@ -71,15 +71,16 @@ class SanityCheck:
     def table(self) -> str:
         """The mean correlation at each stage and under each rule, as text; last, how often it was undefined."""
         runs = len(self.correlations["gradient"])
+        width = max(24, *(len(stage) + 1 for stage in self.stages))
         lines = [
             f"rank correlation with the trained network's map, mean of {runs} runs",
-            f"{'randomised down to':<24}" + "".join(f"{rule:>11}" for rule in RULES),
+            f"{'randomised down to':<{width}}" + "".join(f"{rule:>11}" for rule in RULES),
         ]
         for stage, *means in zip(self.stages, *map(self.mean, RULES), strict=True):
-            lines.append(f"{stage:<24}" + "".join(f"{mean:11.3f}" for mean in means).replace("nan", "  -"))
+            lines.append(f"{stage:<{width}}" + "".join(f"{mean:11.3f}" for mean in means).replace("nan", "  -"))
         undefined = [int(np.isnan(self.correlations[rule]).sum()) for rule in RULES]
         if any(undefined):
-            lines.append(f"{'maps that were all zero':<24}" + "".join(f"{count:>11}" for count in undefined))
+            lines.append(f"{'maps that were all zero':<{width}}" + "".join(f"{count:>11}" for count in undefined))
         return "\n".join(lines)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -64,8 +64,8 @@ class SubImages:
 
 def cut(picture: Picture, preprocessing: Preprocessing, views: ViewCount) -> SubImages:
     """The centre crop of `picture`, uint8 (H, W, 3), or its ten sub-images: corners and centre, then reflected."""
-    # Ten views are three crops wide at most.
-    resized = resize_whole(picture, preprocessing, longest=3 * preprocessing.crop)
+    # Ten views are three crops wide at most, but for a centre that is larger itself.
+    resized = resize_whole(picture, preprocessing, longest=max(3 * preprocessing.crop, preprocessing.resize))
     return SubImages(
         inputs=preprocessing.views(resized.picture[None], views),
         picture_size=(picture.shape[0], picture.shape[1]),

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors.numpy import save
 from npconvnet.backend import Array, to_host
 from npconvnet.errors import InputError
 from npconvnet.models import make_again
-from npconvnet.network import Network
+from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 
@@ -71,6 +72,8 @@ def network_from(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> Net
         network = make_again(header["model"], header["options"])
         network.name = str(header.get("name", network.model))  # files from before there were names lack it
         network.preprocessing = Preprocessing.from_json(header["preprocessing"], tensors.get(_MEAN_IMAGE))
+        if network.preprocessing.crop != network.shapes[INPUT][0]:
+            raise ValueError(f"a crop of {network.preprocessing.crop} pixels, for {network.shapes[INPUT][0]}")
         synsets = tuple(Synset(wnid, names) for wnid, names in header["synsets"])
         if len(synsets) != len(network.synsets):
             raise ValueError(f"{len(synsets)} class names for {len(network.synsets)} classes")
@@ -101,7 +104,8 @@ def write_whole(path: Path, contents: bytes | memoryview) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
         ) from error
@@ -112,10 +116,16 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
     Raises InputError where the file is missing, is not one of npconvnet's, or has been damaged or cut off.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a weight file, such as the best.safetensors in the folder of a run")
-    if not path.is_file():
-        raise InputError(f"{path}: no such weight file")
+    try:
+        if path.is_dir():
+            raise InputError(
+                f"{path} is a folder; give a weight file, such as the best.safetensors in the folder of a run"
+            )
+        if not path.is_file():
+            raise InputError(f"{path}: no such weight file")
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -63,6 +63,7 @@ def load_network(
     description is used without it. `convention` says how the network of an .onnx is fed that does not say it itself.
     Raises InputError for files that are damaged, hostile, or of another kind.
     """
+    _head(path)
     format = format or recognise(path)
     if prototxt and format != "caffe":
         raise InputError(f"{path}: a .prototxt goes with a .caffemodel, and this is {format}")
@@ -88,15 +89,7 @@ def load_network(
 
 def recognise(path: Path) -> Format:
     """The format of `path` by its contents; raises InputError where it is none of them."""
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a weight file, such as the best.safetensors in the folder of a run")
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such weight file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    head = _head(path)
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path}: a pointer to the file, not the file itself; fetch it with git lfs pull")
     for format, fits in _SIGNS.items():
@@ -106,6 +99,24 @@ def recognise(path: Path) -> Format:
         f"{path}: not a weight file that npconvnet knows (its own, MatConvNet's .mat, .caffemodel, torchvision's .pth "
         "or .safetensors, .onnx); if it is one, it is damaged or cut off"
     )
+
+
+def _head(path: Path) -> bytes:
+    """The first 64 KiB of `path`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except IsADirectoryError:
+        raise InputError(
+            f"{path} is a folder; give a weight file, such as the best.safetensors in the folder of a run"
+        ) from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such weight file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if not head:
+        raise InputError(f"{path}: is empty")
+    return head
 
 
 _TORCH_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"

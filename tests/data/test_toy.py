@@ -207,7 +207,8 @@ def test_training_pictures_do_not_depend_on_how_many_there_are(root, tmp_path):
     assert all(few[name] == many[name] for name in train)
 
 
-def test_a_progress_bar_runs_on_stderr(tmp_path, capsys):
+def test_a_progress_bar_runs_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     make_toy(tmp_path / "toy", 0, 1, 1, workers=1)
     out, err = capsys.readouterr()
     assert out == ""

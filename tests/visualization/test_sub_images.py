@@ -92,3 +92,11 @@ def test_maps_of_a_squeezed_picture_are_stretched_back():
     np.testing.assert_allclose(found[[0, -1]][:, [0, -1]], [[0, 10], [1, 11]], atol=0.2)
     assert (np.diff(found[2:-2, 4:-4], axis=0) > 0).all()
     assert (np.diff(found[2:-2, 4:-4], axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (300, 2), (50, 60)])
+def test_a_crop_that_is_a_small_part_of_the_picture(size):
+    preprocessing = Preprocessing(resize=80, crop=8)
+    found = cut(np.zeros((*size, 3), np.uint8), preprocessing, 10)
+    assert found.inputs.shape == (10, 8, 8, 3)
+    assert min(found.resized_size) >= 80

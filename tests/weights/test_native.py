@@ -158,3 +158,23 @@ def test_bundled_squeezenet_is_whole():
     assert network.preprocessing.mean == (123.68, 116.779, 103.939)
     assert json.dumps(network.preprocessing.to_json())
     assert all(np.isfinite(parameter).all() for parameter in network.parameters.values())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"crop": 32}, {"crop": 65, "resize": 65}, {"std": [1, 1, 0]}, {"mean": [1, 1, 1e300]}]
+)
+def test_preprocessing_that_the_network_cannot_be_fed_with(changes, tmp_path):
+    network = MODELS["tiny"](classes=3)
+    save_network(tmp_path / "w", network)
+    tensors, header = read_file(tmp_path / "w")
+    header["preprocessing"] |= changes
+    write_file(tmp_path / "w", tensors, header)
+    with pytest.raises(InputError, match="w: its header does not describe a network of npconvnet"):
+        load_network(tmp_path / "w")
+
+
+def test_names_keep_to_their_line(tmp_path):
+    network = MODELS["tiny"](classes=2)
+    network.synsets = (Synset("n1", "a\nb\x1b[31m"), Synset("n2", "c"))
+    save_network(tmp_path / "w", network)
+    assert load_network(tmp_path / "w").synsets[0].names == "a b [31m"

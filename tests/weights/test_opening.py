@@ -1,5 +1,7 @@
 """Weight files of every format: recognised by their contents, opened by one function, refused in one line."""
 
+import os
+
 import numpy as np
 import pytest
 import scipy.io
@@ -179,7 +181,7 @@ def test_a_pointer_to_a_file_is_no_file(tmp_path):
         load_network(tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("contents", [b"", b"x", b"\0" * 100, b"PK", b"\x89PNG", b"MATLAB", b"{}", b"model: net\n"])
+@pytest.mark.parametrize("contents", [b"x", b"\0" * 100, b"PK", b"\x89PNG", b"MATLAB", b"{}", b"model: net\n"])
 def test_what_is_no_weight_file(contents, tmp_path):
     (tmp_path / "file").write_bytes(contents)
     with pytest.raises(InputError, match="file: not a weight file that npconvnet knows"):
@@ -210,3 +212,21 @@ def test_the_first_bytes_alone(format, tmp_path):
         with pytest.raises(InputError, match=str(path)) as refusal:
             load_network(path)
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of 300 letters are too long on POSIX")
+def test_names_that_no_file_can_have(tmp_path):
+    for format in (None, *FORMATS):
+        with pytest.raises(InputError, match="cannot be read"):
+            load_network(tmp_path / ("a" * 300), format)
+    network = random_network(5)
+    for name in ("a" * 300, "a" * 253):  # too long with what is added while it is written
+        with pytest.raises(InputError, match="cannot be written"):
+            save_network(tmp_path / name, network)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_empty_file_is_said_to_be_empty(format, tmp_path):
+    (tmp_path / "net").touch()
+    with pytest.raises(InputError, match="net: is empty"):
+        load_network(tmp_path / "net", format)

@@ -24,7 +24,7 @@ from npconvnet.errors import InputError
 from npconvnet.layers import Dropout, Linear, Shape
 from npconvnet.models import MODELS
 from npconvnet.models.vgg import CONVOLUTIONS
-from npconvnet.network import Network
+from npconvnet.network import INPUT, Network
 from npconvnet.weights.conventions import (
     chw_to_hwc,
     hwc_to_chw,
@@ -68,6 +68,8 @@ def read_torchvision(path: Path) -> Network:
         network = MODELS[model](**_options(model, tensors))
         network.load(_from_torch(network, tensors))
         network.preprocessing = described.preprocessing if described else torchvision_preprocessing()
+        if network.preprocessing.crop != network.shapes[INPUT][0]:
+            raise ValueError(f"its metadata say {network.preprocessing.crop} pixels, for {network.shapes[INPUT][0]}")
         if described and len(described.synsets) != len(network.synsets):
             raise ValueError(f"{len(described.synsets)} class names for {len(network.synsets)} classes")
         network.synsets = described.synsets if described else network.synsets

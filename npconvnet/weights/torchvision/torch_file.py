@@ -84,6 +84,8 @@ def _read_through_torch(file: BinaryIO) -> Tensors | None:
 
 def _read(data: memoryview) -> Tensors:
     """The same without PyTorch: arrays that lie in `data` itself."""
+    if bytes(data[:2]) not in (b"PK", b"\x80\2"):
+        raise ValueError("is not a file of torch.save")
     description, contents = _read_zip(data) if bytes(data[:4]) == b"PK\3\4" else _read_legacy(data)
     storages: dict[str, npt.NDArray[Any]] = {}
     for storage in description.storages.values():

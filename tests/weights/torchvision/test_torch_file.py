@@ -422,6 +422,13 @@ def test_what_only_pytorch_refuses_is_refused_in_one_line(torch, tmp_path, monke
         read_torch_file(written(tmp_path, PLAIN))
 
 
+@pytest.mark.filterwarnings("ignore")  # it is deprecated
+def test_a_program_of_torchscript_is_told_what_to_save(torch, tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "w")
+    with pytest.raises(InputError, match=r"TorchScript program; save the state_dict\(\)"):
+        read_torch_file(tmp_path / "w")
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="none: cannot be read"):
         read_torch_file(tmp_path / "none")
