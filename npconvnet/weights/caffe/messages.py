@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from google.protobuf.message import DecodeError
 
 from npconvnet.errors import InputError
+from npconvnet.weights.imported import read_contents
 
 #: A message of a definition that is made at run time: the type checker can't know its fields.
 Message: TypeAlias = Any
@@ -260,7 +261,7 @@ LARGEST_DESCRIPTION = 1 << 20
 
 def read_binary(path: Path) -> Message:
     """The NetParameter in the .caffemodel `path`; raises InputError where it holds none, or is damaged or cut off."""
-    contents = _read(path, LARGEST_FILE)
+    contents = read_contents(path, LARGEST_FILE)
     try:
         if _description_size(contents) > LARGEST_DESCRIPTION:
             raise InputError(f"{path}: its layers take more than {LARGEST_DESCRIPTION >> 10} KiB without their weights")
@@ -271,7 +272,7 @@ def read_binary(path: Path) -> Message:
 
 def read_text(path: Path) -> Message:
     """The NetParameter in the .prototxt `path`; raises InputError where it holds none."""
-    contents = _read(path, LARGEST_DESCRIPTION)
+    contents = read_contents(path, LARGEST_DESCRIPTION)
     try:
         return text_format.Parse(contents.decode(), CLASSES["NetParameter"](), allow_unknown_field=True)
     except UnicodeDecodeError as error:
@@ -283,15 +284,6 @@ def read_text(path: Path) -> Message:
         raise InputError(f"{path}: not the .prototxt of a network (line {error.GetLine()}: {why})") from error
     except RecursionError as error:
         raise InputError(f"{path}: not the .prototxt of a network (its messages are nested too deeply)") from error
-
-
-def _read(path: Path, largest: int) -> bytes:
-    try:
-        if path.stat().st_size > largest:
-            raise InputError(f"{path}: larger than {largest >> 10} KiB, which no such file of Caffe is")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 #: Where the weights are: (message, number of the field) to the message in that field, or to None, which is numbers.

@@ -24,7 +24,7 @@ from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.weights.caffe.messages import CLASSES, Message, enum_name, read_binary, read_text
 from npconvnet.weights.conventions import caffe_preprocessing, oihw_to_ohwi, swap_red_and_blue, vgg_preprocessing
-from npconvnet.weights.imported import assemble
+from npconvnet.weights.imported import assemble, unique_name
 
 #: The types of layers by their names in old files, where these differ.
 _NEW_TYPES = {
@@ -47,7 +47,7 @@ _NEW_TYPES = {
 #: What reads the class scores; the network ends before it.
 _AFTER_SCORES = {"Softmax", "SoftmaxWithLoss", "MultinomialLogisticLoss", "HingeLoss", "Accuracy"}
 
-Tensor: TypeAlias = npt.NDArray[np.float32]
+Tensor: TypeAlias = npt.NDArray[Any]
 
 
 def read_caffe(path: Path, prototxt: Path | None = None) -> Network:
@@ -232,7 +232,10 @@ class _Table:
 
     def __init__(self, inputs: Sequence[str], crop: int, weights: Mapping[str, Sequence[Message]]) -> None:
         self.weights = weights
+        #: By Caffe's names of their layers.
         self.rows: dict[str, PlainRow] = {}
+        #: Names of rows: one that Caffe calls "input" has to be called something else.
+        self.taken = {INPUT}
         self.parameters: dict[str, Tensor] = {}
         self.scores: str | None = None
         #: By Caffe's names. None is what no row makes: labels, and what comes after the class scores.
@@ -276,9 +279,11 @@ class _Table:
         shape = make_layer(kind, arguments).output_shape(*(x.shape for x in xs))
         if not keeps_channels and any(x.has_colours for x in xs):
             raise ValueError("it reads the colours of the image; only convolutions and inner products can")
-        self.rows[layer.name] = (layer.name, kind, dict(arguments), [x.row for x in xs])
-        self.scores = layer.name
-        return _Activation(layer.name, shape, any(x.has_colours for x in xs))
+        name = unique_name(layer.name, self.taken)
+        self.taken.add(name)
+        self.rows[layer.name] = (name, kind, dict(arguments), [x.row for x in xs])
+        self.scores = name
+        return _Activation(name, shape, any(x.has_colours for x in xs))
 
     def blob(self, layer: _Layer, index: int, shape: Shape) -> Tensor:
         """The weights (0) or biases (1) of `layer`, which must have `shape`; ones in front don't count."""
@@ -292,11 +297,10 @@ class _Table:
         stated = [getattr(blob, name) for name in old] if any(map(blob.HasField, old)) else blob.shape.dim[:32]
         if _without_leading_ones(stated) != _without_leading_ones(shape):
             raise ValueError(f"its blob {index} in the .caffemodel is {_by(stated)} and must be {_by(shape)}")
-        numbers = blob.double_data or blob.data
+        numbers, dtype = (blob.double_data, np.float64) if blob.double_data else (blob.data, np.float32)
         if len(numbers) != math.prod(shape):
             raise ValueError(f"its blob {index} in the .caffemodel has {len(numbers)} numbers for {_by(shape)}")
-        with np.errstate(over="ignore"):
-            return np.array(numbers, np.float32).reshape(shape)
+        return np.array(numbers, dtype).reshape(shape)
 
     def leading_to_scores(self) -> tuple[list[PlainRow], dict[str, Tensor]]:
         """The rows that the class scores depend on, and their parameters."""
@@ -307,7 +311,7 @@ class _Table:
         parameters = {name: value for name, value in self.parameters.items() if name.rpartition(".")[0] in needed}
         if not parameters:
             raise ValueError("has no class scores that a layer with weights makes")
-        return [row for name, row in self.rows.items() if name in needed], parameters
+        return [row for row in self.rows.values() if row[0] in needed], parameters
 
 
 # Each of these takes the layer and what it reads, adds a row, and returns what it makes.
@@ -362,7 +366,7 @@ def _weighted(
     weight = filters.reshape(len(filters), -1) if kind == "Linear" else filters
     bias = table.blob(layer, 1, (len(filters),)) if has_bias else np.zeros(len(filters), np.float32)
     made = table.row(layer, kind, arguments, replace(x, has_colours=False))
-    table.parameters |= {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}
+    table.parameters |= {f"{made.row}.weight": weight, f"{made.row}.bias": bias}
     return made
 
 

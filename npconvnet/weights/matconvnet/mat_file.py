@@ -31,7 +31,10 @@ import numpy.typing as npt
 import scipy.io
 
 from npconvnet.errors import InputError
+from npconvnet.weights.imported import read_contents
 
+#: MATLAB writes no larger variable to such a file, and the network is one.
+LARGEST_FILE = (1 << 31) - 1
 #: A network has two texts for each class, of which ImageNet has 21,841 in all, and some twenty values for each layer.
 MOST_MATRICES = 50_000
 MOST_VARIABLES = MOST_FIELDS = 1000
@@ -59,12 +62,9 @@ def read_mat(path: Path, names: Collection[str]) -> dict[str, npt.NDArray[Any]]:
 
     Raises InputError where the file is not a whole .mat file of level 5, or holds anything else in these variables.
     """
+    contents = read_contents(path, LARGEST_FILE)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        data = _checked(data, names)
+        data = _checked(contents, names)
         variables: dict[str, npt.NDArray[Any]] = scipy.io.loadmat(io.BytesIO(data))  # type: ignore[arg-type]
     except (ValueError, TypeError, MemoryError) as error:
         raise InputError(f"{path}: damaged, or not a .mat file of MatConvNet: {error}") from error

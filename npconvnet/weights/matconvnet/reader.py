@@ -25,7 +25,7 @@ from npconvnet.models.graph import LAYERS, PlainRow
 from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Colour, Interpolation, Preprocessing
 from npconvnet.synsets import Synset
-from npconvnet.weights.imported import assemble
+from npconvnet.weights.imported import assemble, unique_name
 from npconvnet.weights.matconvnet.mat_file import read_mat
 
 Matrix: TypeAlias = npt.NDArray[Any]
@@ -107,11 +107,7 @@ def _named_layers(layers: Matrix) -> Iterator[tuple[str, Fields]]:
         raise ValueError("the network has no layers")
     taken = {INPUT}
     for number, layer in enumerate(every, start=1):
-        name = _text(layer.get("name")) or f"layer{number}"
-        if name in taken:
-            name = f"{name}_{number}"
-        while name in taken:
-            name += "_"
+        name = unique_name(_text(layer.get("name")) or f"layer{number}", taken)
         taken.add(name)
         yield name, layer
 
@@ -254,7 +250,7 @@ def _mean(normalization: Fields, crop: int) -> Colour | npt.NDArray[np.float32]:
     mean = normalization.get("averageImage")
     if mean is None or not mean.size:
         return 0.0, 0.0, 0.0
-    if mean.dtype.kind not in "iuf" or not np.isfinite(mean).all():
+    if mean.dtype.kind not in "iuf" or not (np.abs(mean) <= np.finfo(np.float32).max).all():
         raise ValueError("'averageImage' is not an image")
     if not mean.any():  # [0 0] has stood for none
         return 0.0, 0.0, 0.0

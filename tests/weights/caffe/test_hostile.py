@@ -223,7 +223,7 @@ DATA = part(100, part(1, "data") + part(2, "Input") + part(4, "data"))
 @pytest.mark.parametrize(
     ("contents", "reason"),
     [
-        (b"", "describes 0 layers"),
+        (b"", "a.caffemodel: is empty"),
         (part(1, "a name"), "describes 0 layers"),
         (b"\xff" * 100, "not a .caffemodel"),
         (part(100, b"\x0a\xff\xff\xff\xff\x07"), "not a .caffemodel"),
@@ -334,7 +334,8 @@ def test_files_in_each_other_place(contents, write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "describes 0 layers"),
+        ("", "b: is empty"),
+        (" ", "describes 0 layers"),
         ("layer { name: 'a' type", "line 1: "),
         ("layers { type: SOMETHING }", "line 1: Enum type"),
         ("layer { " * 100_000, "nested too deeply"),

@@ -473,6 +473,14 @@ def test_every_filter_that_sees_colours_is_turned(caffe, photo, tmp_path):
     assert_same_scores(read_caffe(write_model(tmp_path / "a", deploy(layers, 42))), photo, expected)
 
 
+def test_a_layer_that_is_called_as_the_image_is_here(caffe, photo, tmp_path):
+    layers = chain(conv("input", 4, 5, stride=[3]), relu("input_2"), ("fc", "InnerProduct", {"num_output": 10}))
+    expected = caffe.scores(layers, caffe_input(photo, 32, BERKELEY_MEAN), "fc")
+    network = read_caffe(write_model(tmp_path / "a", deploy(layers, 32)))
+    assert list(network.shapes) == ["input", "input_2", "input_2_2", "fc"]
+    assert_same_scores(network, photo, expected)
+
+
 def test_a_layer_that_writes_over_what_it_reads_does_so_from_then_on(caffe, photo, tmp_path):
     # "before" reads conv1 as it was, "after" reads what the ReLU made of it.
     layers = [

@@ -3,56 +3,131 @@
 import numpy as np
 import scipy.io
 
-#: imagenet-vgg-f.mat. Caffe rounds poolings up, so import-caffe.py pads them at the bottom and on the right.
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+def conv(name, *size, stride=1, pad=0):
+    return {"type": "conv", "name": name, "size": size, "pad": [pad] * 4, "stride": [stride] * 2}
+
+
+def conv_and_relu(number, *size, **where):
+    return [conv(f"conv{number}", *size, **where), {"type": "relu", "name": f"relu{number}"}]
+
+
+def vgg_norm(number):
+    return {"type": "lrn", "name": f"norm{number}", "param": [5, 2, 1e-4, 0.75]}
+
+
+def caffe_norm(number):
+    return {"type": "normalize", "name": f"norm{number}", "param": [5, 1, 2e-5, 0.75]}
+
+
+def pool(number, window, stride, more=0):
+    """Caffe rounds poolings up, so import-caffe.py pads them, by `more` pixels at the bottom and on the right."""
+    place = {"pool": [window] * 2, "stride": [stride] * 2, "pad": [0, more, 0, more]}
+    return {"type": "pool", "name": f"pool{number}", "method": "max", **place}
+
+
+def conv_3_to_5(groups=1):
+    return [
+        *conv_and_relu("3", 3, 3, 12, 12, pad=1),
+        *conv_and_relu("4", 3, 3, 12 // groups, 12, pad=1),
+        *conv_and_relu("5", 3, 3, 12 // groups, 10, pad=1),
+    ]
+
+
+def fully_connected(side, dropout=False):
+    rows = []
+    for number, *size in ((6, side, side, 10, 20), (7, 1, 1, 20, 16)):
+        rows += [conv(f"fc{number}", *size), {"type": "relu", "name": f"relu{number}"}]
+        if dropout:
+            rows.append({"type": "dropout", "name": f"drop{number}", "rate": 0.5})
+    return [*rows, conv("fc8", 1, 1, 16, 10), {"type": "softmax", "name": "prob"}]
+
+
+# -- the published networks, with few channels -----------------------------------------------------------------------
+
 VGG_F = [
-    {"type": "conv", "name": "conv1", "size": (11, 11, 3, 8), "pad": [0, 0, 0, 0], "stride": [4, 4]},
-    {"type": "relu", "name": "relu1"},
-    {"type": "lrn", "name": "norm1", "param": [5, 2, 1e-4, 0.75]},
-    {"type": "pool", "name": "pool1", "method": "max", "pool": [3, 3], "stride": [2, 2], "pad": [0, 1, 0, 1]},
-    {"type": "conv", "name": "conv2", "size": (5, 5, 8, 12), "pad": [2, 2, 2, 2], "stride": [1, 1]},
-    {"type": "relu", "name": "relu2"},
-    {"type": "lrn", "name": "norm2", "param": [5, 2, 1e-4, 0.75]},
-    {"type": "pool", "name": "pool2", "method": "max", "pool": [3, 3], "stride": [2, 2], "pad": [0, 1, 0, 1]},
-    {"type": "conv", "name": "conv3", "size": (3, 3, 12, 12), "pad": [1, 1, 1, 1], "stride": [1, 1]},
-    {"type": "relu", "name": "relu3"},
-    {"type": "conv", "name": "conv4", "size": (3, 3, 12, 12), "pad": [1, 1, 1, 1], "stride": [1, 1]},
-    {"type": "relu", "name": "relu4"},
-    {"type": "conv", "name": "conv5", "size": (3, 3, 12, 12), "pad": [1, 1, 1, 1], "stride": [1, 1]},
-    {"type": "relu", "name": "relu5"},
-    {"type": "pool", "name": "pool5", "method": "max", "pool": [3, 3], "stride": [2, 2], "pad": [0, 1, 0, 1]},
-    {"type": "conv", "name": "fc6", "size": (6, 6, 12, 20), "pad": [0, 0, 0, 0], "stride": [1, 1]},
-    {"type": "relu", "name": "relu6"},
-    {"type": "conv", "name": "fc7", "size": (1, 1, 20, 16), "pad": [0, 0, 0, 0], "stride": [1, 1]},
-    {"type": "relu", "name": "relu7"},
-    {"type": "conv", "name": "fc8", "size": (1, 1, 16, 10), "pad": [0, 0, 0, 0], "stride": [1, 1]},
-    {"type": "softmax", "name": "prob"},
+    *conv_and_relu("1", 11, 11, 3, 8, stride=4),
+    vgg_norm("1"),
+    pool("1", 3, 2, more=1),
+    *conv_and_relu("2", 5, 5, 8, 12, pad=2),
+    vgg_norm("2"),
+    pool("2", 3, 2, more=1),
+    *conv_3_to_5(),
+    pool("5", 3, 2, more=1),
+    *fully_connected(6),
 ]
 
-#: imagenet-caffe-alex.mat: two groups in conv2, conv4 and conv5, and the dropout that older files hold.
+VGG_M = [
+    *conv_and_relu("1", 7, 7, 3, 8, stride=2),
+    vgg_norm("1"),
+    pool("1", 3, 2),
+    *conv_and_relu("2", 5, 5, 8, 12, stride=2, pad=1),
+    vgg_norm("2"),
+    pool("2", 3, 2, more=1),
+    *conv_3_to_5(),
+    pool("5", 3, 2),
+    *fully_connected(6),
+]
+
+VGG_S = [
+    *conv_and_relu("1", 7, 7, 3, 8, stride=2),
+    vgg_norm("1"),
+    pool("1", 3, 3, more=2),
+    *conv_and_relu("2", 5, 5, 8, 12),
+    pool("2", 2, 2, more=1),
+    *conv_3_to_5(),
+    pool("5", 3, 3, more=1),
+    *fully_connected(6),
+]
+
+VERYDEEP_16 = [
+    *conv_and_relu("1_1", 3, 3, 3, 2, pad=1),
+    *conv_and_relu("1_2", 3, 3, 2, 4, pad=1),
+    pool("1", 2, 2),
+    *conv_and_relu("2_1", 3, 3, 4, 4, pad=1),
+    *conv_and_relu("2_2", 3, 3, 4, 6, pad=1),
+    pool("2", 2, 2),
+    *conv_and_relu("3_1", 3, 3, 6, 8, pad=1),
+    *conv_and_relu("3_2", 3, 3, 8, 8, pad=1),
+    *conv_and_relu("3_3", 3, 3, 8, 8, pad=1),
+    pool("3", 2, 2),
+    *conv_and_relu("4_1", 3, 3, 8, 10, pad=1),
+    *conv_and_relu("4_2", 3, 3, 10, 10, pad=1),
+    *conv_and_relu("4_3", 3, 3, 10, 10, pad=1),
+    pool("4", 2, 2),
+    *conv_and_relu("5_1", 3, 3, 10, 10, pad=1),
+    *conv_and_relu("5_2", 3, 3, 10, 10, pad=1),
+    *conv_and_relu("5_3", 3, 3, 10, 10, pad=1),
+    pool("5", 2, 2),
+    *fully_connected(7),
+]
+
+#: Two groups in conv2, conv4 and conv5, and the dropout that some files hold.
 CAFFE_ALEX = [
-    {"type": "conv", "name": "conv1", "size": (11, 11, 3, 8), "pad": [0, 0, 0, 0], "stride": [4, 4]},
-    {"type": "relu", "name": "relu1"},
-    {"type": "normalize", "name": "norm1", "param": [5, 1, 2e-5, 0.75]},
-    {"type": "pool", "name": "pool1", "method": "max", "pool": [3, 3], "stride": [2, 2], "pad": [0, 0, 0, 0]},
-    {"type": "conv", "name": "conv2", "size": (5, 5, 4, 12), "pad": [2, 2, 2, 2], "stride": [1, 1]},
-    {"type": "relu", "name": "relu2"},
-    {"type": "normalize", "name": "norm2", "param": [5, 1, 2e-5, 0.75]},
-    {"type": "pool", "name": "pool2", "method": "max", "pool": [3, 3], "stride": [2, 2], "pad": [0, 0, 0, 0]},
-    {"type": "conv", "name": "conv3", "size": (3, 3, 12, 12), "pad": [1, 1, 1, 1], "stride": [1, 1]},
-    {"type": "relu", "name": "relu3"},
-    {"type": "conv", "name": "conv4", "size": (3, 3, 6, 12), "pad": [1, 1, 1, 1], "stride": [1, 1]},
-    {"type": "relu", "name": "relu4"},
-    {"type": "conv", "name": "conv5", "size": (3, 3, 6, 10), "pad": [1, 1, 1, 1], "stride": [1, 1]},
-    {"type": "relu", "name": "relu5"},
-    {"type": "pool", "name": "pool5", "method": "max", "pool": [3, 3], "stride": [2, 2], "pad": [0, 0, 0, 0]},
-    {"type": "conv", "name": "fc6", "size": (6, 6, 10, 20), "pad": [0, 0, 0, 0], "stride": [1, 1]},
-    {"type": "relu", "name": "relu6"},
-    {"type": "dropout", "name": "drop6", "rate": 0.5},
-    {"type": "conv", "name": "fc7", "size": (1, 1, 20, 16), "pad": [0, 0, 0, 0], "stride": [1, 1]},
-    {"type": "relu", "name": "relu7"},
-    {"type": "dropout", "name": "drop7", "rate": 0.5},
-    {"type": "conv", "name": "fc8", "size": (1, 1, 16, 10), "pad": [0, 0, 0, 0], "stride": [1, 1]},
-    {"type": "softmax", "name": "prob"},
+    *conv_and_relu("1", 11, 11, 3, 8, stride=4),
+    caffe_norm("1"),
+    pool("1", 3, 2),
+    *conv_and_relu("2", 5, 5, 4, 12, pad=2),
+    caffe_norm("2"),
+    pool("2", 3, 2),
+    *conv_3_to_5(groups=2),
+    pool("5", 3, 2),
+    *fully_connected(6, dropout=True),
+]
+
+#: It pools before it normalises.
+CAFFE_REF = [
+    *conv_and_relu("1", 11, 11, 3, 8, stride=4),
+    pool("1", 3, 2),
+    caffe_norm("1"),
+    *conv_and_relu("2", 5, 5, 4, 12, pad=2),
+    pool("2", 3, 2),
+    caffe_norm("2"),
+    *conv_3_to_5(groups=2),
+    pool("5", 3, 2),
+    *fully_connected(6),
 ]
 
 #: Small, with everything that can go wrong in a file.
@@ -65,6 +140,9 @@ SMALL = [
     {"type": "conv", "name": "fc3", "size": (4, 4, 4, 3), "pad": [0, 0, 0, 0], "stride": [1, 1]},
     {"type": "softmax", "name": "prob"},
 ]
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
 
 
 def with_parameters(rows, rng):

@@ -77,7 +77,6 @@ def compressed(data):
 
 
 HOSTILE = {
-    "empty": (b"", "level 5"),
     "header alone, cut": (HEADER[:100], "level 5"),
     "MATLAB 7.3": (
         b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM\x89HDF",
@@ -190,6 +189,21 @@ def test_other_variables_may_hold_anything(read):
     """A network often lies beside the state of its training."""
     function = matrix(FUNCTION, (1, 1), number(), name=b"getBatch")
     assert read(HEADER + function + layers(NUMBERS, (1, 1), element(DOUBLE, bytes(8)))[128:] + function) == 0
+
+
+def test_an_empty_file(read, tmp_path):
+    with pytest.raises(InputError, match=rf"^{tmp_path}/net\.mat: is empty$"):
+        read(b"")
+
+
+def test_large_files_are_not_read_into_memory(tmp_path):
+    """Twelve GiB with a hole, which take no room on the disk."""
+    path = tmp_path / "net.mat"
+    path.write_bytes(HEADER)
+    with path.open("ab") as file:
+        file.truncate(12 << 30)
+    with pytest.raises(InputError, match=rf"^{path}: larger than 2097151 KiB"):
+        read_mat(path, ("layers",))
 
 
 def test_a_file_that_cannot_be_read(tmp_path):

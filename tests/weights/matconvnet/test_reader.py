@@ -1,5 +1,6 @@
 """MatConvNet's networks: scores as its own conventions give them, written out here in PyTorch, channels first."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ from npconvnet.weights import load_network, save_network
 from npconvnet.weights.matconvnet import read_matconvnet
 from tests.weights.matconvnet.files import (
     CAFFE_ALEX,
+    CAFFE_REF,
     SMALL,
+    VERYDEEP_16,
     VGG_F,
+    VGG_M,
+    VGG_S,
     cell,
     class_names,
     new,
@@ -47,7 +52,7 @@ def prepared(norm, *, resize):
 def scores_by_torch(torch, layers, x):
     """What vl_simplenn computes before the softmax: sizes rounded down, and padding that no average counts."""
     f = torch.nn.functional
-    x = torch.tensor(x)
+    x = torch.tensor(x, dtype=torch.float32)
     for layer in layers:
         top, bottom, left, right = (int(side) for side in layer.get("pad", [0] * 4))
         sides = (left, right, top, bottom)
@@ -85,29 +90,42 @@ def mean_image(crop, rng):
     )
 
 
+#: Side of the input, mean, and how pictures are resized; the Berkeley group's squeezes them to a square.
+VGG = {"crop": 224, "border": (32, 32)}
+BERKELEY = {"crop": 227, "border": (29, 29), "interpolation": "bicubic", "keepAspect": False}
+PUBLISHED = {
+    "imagenet-vgg-f": (VGG_F, VGG),
+    "imagenet-vgg-m": (VGG_M, VGG),
+    "imagenet-vgg-s": (VGG_S, VGG),
+    "imagenet-vgg-verydeep-16": (VERYDEEP_16, VGG | {"mean": np.array([[[123.68, 116.779, 103.939]]])}),
+    "imagenet-caffe-alex": (CAFFE_ALEX, BERKELEY),
+    "imagenet-caffe-ref": (CAFFE_REF, BERKELEY),
+}
+
+
 @pytest.mark.parametrize("layout", [old, new])
-def test_vgg_f(torch, tmp_path, rng, layout):
-    layers, norm = with_parameters(VGG_F, rng), normalization(224, mean_image(224, rng))
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks(torch, tmp_path, rng, name, layout):
+    rows, said = PUBLISHED[name]
+    layers = with_parameters(rows, rng)
+    norm = normalization(**{"mean": mean_image(said["crop"], rng)} | said)
     network = read_matconvnet(save(tmp_path / "net.mat", layout(layers, norm, class_names(10))))
     assert_same_scores(network, scores_by_torch(torch, layers, prepared(norm, resize=256)))
     assert list(network.shapes)[1:] == [layer["name"] for layer in layers[:-1]]
+    assert {name for name, layer in layers_of(network).items() if isinstance(layer, Linear)} == {"fc6", "fc7", "fc8"}
     assert network.synsets[0] == Synset("n00000009", "thing 0, no. 0")
-    assert network.preprocessing == Preprocessing(256, 224, norm["averageImage"])
+    assert (network.preprocessing.resize, network.preprocessing.crop) == (256, said["crop"])
+    np.testing.assert_array_equal(network.preprocessing.mean, norm["averageImage"].squeeze())
 
 
-@pytest.mark.parametrize("layout", [old, new])
-def test_caffe_alex(torch, tmp_path, rng, layout):
-    """Bicubic, squeezed to a square, and groups; dropout does nothing here."""
-    layers = with_parameters(CAFFE_ALEX, rng)
-    norm = normalization(227, mean_image(227, rng), border=(29, 29), interpolation="bicubic", keepAspect=False)
-    network = read_matconvnet(save(tmp_path / "net.mat", layout(layers, norm, class_names(10))))
-    assert_same_scores(network, scores_by_torch(torch, layers, prepared(norm, resize=256)))
-    assert {name for name, layer in layers_of(network).items() if getattr(layer, "groups", 1) == 2} == {
-        "conv2",
-        "conv4",
-        "conv5",
-    }
-    assert isinstance(layers_of(network)["fc6"], Linear)
+@pytest.mark.parametrize("rows", [CAFFE_ALEX, CAFFE_REF])
+def test_groups(tmp_path, rng, rows):
+    norm = normalization(227, mean_image(227, rng), border=(29, 29))
+    made = layers_of(
+        read_matconvnet(save(tmp_path / "net.mat", new(with_parameters(rows, rng), norm, class_names(10))))
+    )
+    groups = {name: layer.groups for name, layer in made.items() if isinstance(layer, Conv2d)}
+    assert groups == {"conv1": 1, "conv2": 2, "conv3": 1, "conv4": 2, "conv5": 2}
 
 
 def layers_of(network):
@@ -213,7 +231,7 @@ def test_names_are_made_unique(tmp_path, rng):
     layers = with_parameters([{"type": "relu", "name": name} for name in ("a", "input", "a", "a_3", "b\nc")], rng)
     layers += with_parameters([{"type": "conv", "size": (2, 2, 3, 1)}], rng)
     names = list(read(tmp_path, layers, {"imageSize": [2, 2, 3]}, class_names(1)).shapes)
-    assert names == ["input", "a", "input_2", "a_3", "a_3_4", "b c", "layer6"]
+    assert names == ["input", "a", "input_2", "a_2", "a_3", "b c", "layer6"]
 
 
 def test_a_convolution_that_covers_its_input_without_padding_is_fully_connected(tmp_path, rng):
@@ -296,6 +314,7 @@ def test_windows_need_an_image(tmp_path, rng, layer):
         ({"imageSize": []}, "they have to be square"),
         ({"averageImage": np.ones((13, 14, 3))}, r"'averageImage' is \(13, 14, 3\), and the pictures are 14 × 14 × 3"),
         ({"averageImage": np.full(3, np.nan)}, "'averageImage' is not an image"),
+        ({"averageImage": np.full(3, 1e300)}, "'averageImage' is not an image"),
         ({"averageImage": "mean.mat"}, "'averageImage' is not an image"),
         ({"interpolation": "lanczos3"}, "no interpolation is called 'lanczos3'"),
         ({"cropSize": [0.5, 0.6]}, r"a crop of \[0.5, 0.6\] of the picture is not read"),
@@ -307,6 +326,14 @@ def test_preprocessing_that_cannot_be_had_is_named(tmp_path, rng, said, message)
     layers, norm = small(rng)
     with pytest.raises(InputError, match=message):
         read(tmp_path, layers, norm | said)
+
+
+def test_weights_beyond_float32_are_no_reason_to_warn(tmp_path, rng):
+    rows = [{"type": "conv", "name": "fc", "W": np.full((2, 2, 3, 1), 1e300), "b": np.full((1, 1), -1e300)}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network = read(tmp_path, rows, {"imageSize": [2, 2, 3]}, class_names(1))
+    assert all(np.isinf(parameter).all() for parameter in network.parameters.values())
 
 
 @pytest.mark.parametrize(
