@@ -2,7 +2,8 @@
 
 Images are (N, C, H, W) there and (N, H, W, C) here, filters OIHW there and OHWI here. Where a graph flattens an image,
 Flatten numbers it channel by channel here too, and the weights behind it stay as they are. The mean over all pixels is
-(N, C, 1, 1) there and (N, C) here: so the shapes of ONNX are kept beside those of the rows.
+(N, C, 1, 1) there and (N, C) here, unless it is read as an image: so the shapes of ONNX are kept beside those of the
+rows.
 
 Source: https://github.com/onnx/onnx/blob/main/docs/Operators.md, and Changelog.md for the older forms.
 """
@@ -10,8 +11,8 @@ Source: https://github.com/onnx/onnx/blob/main/docs/Operators.md, and Changelog.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -21,22 +22,29 @@ import onnx
 from onnx import AttributeProto, TensorProto
 
 from npconvnet.errors import InputError
+from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_windows
 from npconvnet.layers import Shape
 from npconvnet.models.graph import MOST_ROWS, PlainRow, make_layer
-from npconvnet.network import INPUT
 from npconvnet.weights.conventions import Tensor, oihw_to_ohwi
-from npconvnet.weights.onnx.tensors import Tensors, quoted, type_name
+from npconvnet.weights.onnx.tensors import MOST_DIMENSIONS, Tensors, quoted, type_name
 
 D = TypeVar("D", int, float, bytes, list[int])
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
+#: The output of the graph, among the operators that read a value.
+_OUTPUT = ""
+
 
 class Activation(NamedTuple):
-    """A value that depends on what is fed to the graph: the row that makes it, and its `shape` in ONNX, with N."""
+    """A value that depends on what is fed to the graph: the row that makes it, and its `shape` in ONNX, with N.
+
+    A Pad makes no row: its `padding` is in the shape, and not yet around the image that the row makes.
+    """
 
     row: str
     shape: tuple[int, ...]
+    padding: Padding = NO_PADDING
 
 
 #: What a name in the graph stands for; an array is a constant.
@@ -72,8 +80,10 @@ def translate(graph: onnx.GraphProto, opset: int, inputs: Mapping[str, Activatio
     nodes = _needed(graph)
     if len(nodes) > MOST_ROWS:
         raise InputError(f"the graph has {len(nodes)} nodes; {MOST_ROWS} are supported at most")
-    translation.readers.update(name for node in nodes for name in node.input)
-    for row, proto in zip(_row_names(nodes), nodes, strict=True):
+    for node in nodes:
+        for name in node.input:
+            translation.readers[name].append(node.op_type)
+    for row, proto in zip(_row_names(nodes, translation.shapes), nodes, strict=True):
         translation.add_node(_Node(proto, row, translation))
     return translation
 
@@ -87,8 +97,8 @@ class Translation:
         self.parameters: dict[str, Tensor] = {}
         self.shapes: dict[str, Shape] = {x.row: (*x.shape[2:], *x.shape[1:2]) for x in inputs.values()}
         self.output_names = [output.name for output in graph.output]
-        #: How many read a value; the graph's output is one.
-        self.readers = Counter(self.output_names)
+        #: The operators that read a value.
+        self.readers = defaultdict[str, list[str]](list, {name: [_OUTPUT] for name in self.output_names})
         #: The operator that made a value.
         self.makers: dict[str, str] = {}
         self._values: dict[str, Value] = dict(inputs)
@@ -130,7 +140,8 @@ class Translation:
         for name in proto.output[1:]:
             if self.readers[name]:
                 raise node.refuse(f"its output {quoted(name)} is not supported")
-        self._values[proto.output[0]] = operator.translate(self, node)
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers beyond float32 become infinite, as in a runtime
+            self._values[proto.output[0]] = operator.translate(self, node)
         self.makers[proto.output[0]] = proto.op_type
 
     def add(
@@ -143,8 +154,6 @@ class Translation:
         **parameters: Tensor,
     ) -> Activation:
         """Adds the row of `node`. Its `shape` in ONNX is that of the row with the channels first, unless given."""
-        if node.row in self.shapes:
-            raise node.refuse(f"another layer is called {quoted(node.row)} too")
         try:
             own_shape = make_layer(kind, arguments).output_shape(*(self.shapes[x.row] for x in xs))
         except ValueError as error:
@@ -198,6 +207,15 @@ class _Node:
             raise self.refuse(f"its input {quoted(self.proto.input[number])} is {array.dtype}, not floating-point")
         return array.astype(np.float32, copy=False) if floats else array
 
+    def whole_numbers(self, name: str, number: int, count: int) -> list[int]:
+        """`count` constants: the attribute `name` in older versions, the input of this `number` in newer ones."""
+        if name in self.attributes:
+            return self.get(name, [0] * count)
+        array = self.constant(number, floats=False)
+        if array.shape != (count,) or array.dtype.kind != "i":
+            raise self.refuse(f"for its {name}, only {count} integers are supported, not {array.dtype} {array.shape}")
+        return [int(value) for value in array]
+
     def get(self, name: str, default: D) -> D:
         """The attribute `name`, of the type of `default`."""
         attribute = self.attributes.get(name)
@@ -249,10 +267,19 @@ def _needed(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return needed[::-1]
 
 
-def _row_names(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+def _row_names(nodes: Sequence[onnx.NodeProto], taken: Collection[str]) -> list[str]:
     """Rows are called what their nodes are, if all of those have names of their own; otherwise what they make."""
     names = [node.name for node in nodes]
-    return names if len(set(names) - {"", INPUT}) == len(nodes) else [node.output[0] for node in nodes]
+    if len(set(names) - {""}) < len(nodes):
+        names = [node.output[0] for node in nodes]
+    return [free_name(name, {*taken, *names}) if name in taken else name for name in names]
+
+
+def free_name(wish: str, taken: Collection[str]) -> str:
+    """`wish`, or something like it where that is taken."""
+    while wish in taken:
+        wish += "_"
+    return wish
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------
@@ -286,7 +313,48 @@ def _max_pool(translation: Translation, node: _Node) -> Activation:
 def _average_pool(translation: Translation, node: _Node) -> Activation:
     x = node.activation(rank=4)
     arguments = {**_pool_placement(node, x), "count_padding": node.get("count_include_pad", 0) != 0}
+    if any(x.padding):
+        arguments = _behind_pad(node, x, **arguments)
     return translation.add(node, "AveragePool2d", arguments, [x])
+
+
+def _pad(translation: Translation, node: _Node) -> Activation:
+    """Leaves the padding to the pooling behind it: for an AveragePool, that is padding which counts."""
+    x = node.activation(rank=4)
+    node.require("mode", b"constant")
+    pads = node.whole_numbers("pads", 1, 8)
+    _, _, top, left, _, _, bottom, right = pads
+    filling = node.constant(2) if node.has(2) else np.array(node.get("value", 0.0))
+    if min(pads) < 0 or any(pads[:2] + pads[4:6]) or filling.any():
+        raise node.refuse(f"its pads are {pads}; only rows and columns of zeros around an image are supported")
+    if translation.readers[node.proto.output[0]] != ["AveragePool"]:
+        raise node.refuse("only what one AveragePool alone reads is supported")
+    n, c, h, w = x.shape
+    return Activation(x.row, (n, c, top + h + bottom, left + w + right), (top, bottom, left, right))
+
+
+def _behind_pad(
+    node: _Node,
+    x: Activation,
+    window: list[int],
+    stride: int,
+    padding: Padding,
+    rounding: Rounding,
+    count_padding: bool,
+) -> dict[str, Any]:
+    """The arguments of a pooling that is given here, of what a Pad made: that counts, and only overhang may not."""
+    (_, _, h, w), (r, s), (top, bottom, left, right) = x.shape, window, x.padding
+    roundings: tuple[Rounding, ...] = ("floor", "ceil")
+    try:
+        uncounted = place_windows((h, w), (r, s), stride, padding, rounding).padding_and_overhang
+        for own in roundings:
+            size = (h - top - bottom, w - left - right)
+            below, beside = place_windows(size, (r, s), stride, x.padding, own).overhang
+            if uncounted == (0, below, 0, beside) and not (count_padding and any(padding)):
+                return {"window": window, "stride": stride, "padding": list(x.padding), "rounding": own}
+    except ValueError as error:
+        raise node.refuse(str(error)) from None
+    raise node.refuse(f"behind a Pad, its own padding and rounding, {list(uncounted)}, are not supported")
 
 
 def _pool_placement(node: _Node, x: Activation) -> dict[str, Any]:
@@ -302,7 +370,9 @@ def _placement(node: _Node, x: Activation, window: list[int]) -> dict[str, Any]:
     """Where the windows lie, as arguments of a layer: `window`, stride and padding."""
     node.require("dilations", [1, 1])
     stride, other = node.get("strides", [1, 1])
-    if stride != other or stride < 1:
+    if min(stride, other) < 1:
+        raise node.refuse(f"its attribute strides is {[stride, other]}, and has to be positive")
+    if stride != other:
         raise node.refuse(f"its attribute strides is {[stride, other]}, and only equal strides are supported")
     top, left, bottom, right = node.get("pads", [0, 0, 0, 0])
     auto_pad = node.get("auto_pad", b"NOTSET")
@@ -327,7 +397,19 @@ def _same(size: int, window: int, stride: int, more_behind: bool) -> tuple[int, 
 
 def _global_average_pool(translation: Translation, node: _Node) -> Activation:
     x = node.activation(rank=4)
-    return translation.add(node, "GlobalAveragePool2d", {}, [x], (*x.shape[:2], 1, 1))
+    if _VECTOR_READERS.issuperset(translation.readers[node.proto.output[0]]):
+        return translation.add(node, "GlobalAveragePool2d", {}, [x], (*x.shape[:2], 1, 1))
+    arguments = {"window": list(x.shape[2:]), "stride": 1, "count_padding": False}
+    return translation.add(node, "AveragePool2d", arguments, [x])
+
+
+def _reduce_mean(translation: Translation, node: _Node) -> Activation:
+    x, axes = node.activation(rank=4), node.whole_numbers("axes", 1, 2)
+    if sorted(axis + 4 if axis < 0 else axis for axis in axes) != [2, 3]:
+        raise node.refuse(f"its axes are {axes}, and only [2, 3], all pixels, are supported")
+    if node.get("keepdims", 1) == 0:
+        return translation.add(node, "GlobalAveragePool2d", {}, [x])
+    return _global_average_pool(translation, node)
 
 
 # -- fully connected layers and sums ---------------------------------------------------------------------------------
@@ -338,8 +420,13 @@ def _gemm(translation: Translation, node: _Node) -> Activation:
     node.require("transA", 0)
     if node.get("transB", 0) == 0:
         weight = weight.T
-    bias = node.constant(2) * np.float32(node.get("beta", 1.0)) if node.has(2) else np.zeros(())
-    return _linear(translation, node, x, weight * np.float32(node.get("alpha", 1.0)), bias)
+    bias = _times(node.get("beta", 1.0), node.constant(2)) if node.has(2) else np.zeros(())
+    return _linear(translation, node, x, _times(node.get("alpha", 1.0), weight), bias)
+
+
+def _times(factor: float, weight: Tensor) -> Tensor:
+    """The product, which is nearly always by one."""
+    return weight if factor == 1 else weight * np.float32(factor)
 
 
 def _matmul(translation: Translation, node: _Node) -> Activation:
@@ -361,7 +448,7 @@ def _add(translation: Translation, node: _Node) -> Activation:
         return _sum(translation, node)
     constant = 0 if isinstance(values[1], Activation) else 1
     name, x = node.proto.input[1 - constant], node.activation(1 - constant)
-    if translation.makers.get(name) not in ("Conv", "Gemm", "MatMul") or translation.readers[name] > 1:
+    if translation.makers.get(name) not in ("Conv", "Gemm", "MatMul") or len(translation.readers[name]) > 1:
         raise node.refuse(f"it adds a constant to {quoted(name)}, which no Conv, Gemm or MatMul makes for it alone")
     bias = f"{x.row}.bias"
     translation.parameters[bias] = translation.parameters[bias] + _by_channel(node, node.constant(constant), x.shape)
@@ -416,8 +503,12 @@ def _dropout(translation: Translation, node: _Node) -> Activation:
     return translation.add(node, "Dropout", {"rate": rate.item()}, [x], x.shape)
 
 
-def _concat(translation: Translation, node: _Node) -> Activation:
-    xs = [node.activation(number) for number in range(len(node.proto.input))]
+def _concat(translation: Translation, node: _Node) -> Value:
+    numbers = range(len(node.proto.input))
+    if not any(isinstance(node.value(number), Activation) for number in numbers):
+        node.require("axis", 0)
+        return np.concatenate([_sizes(node, number, 1) for number in numbers])
+    xs = [node.activation(number) for number in numbers]
     if "axis" not in node.attributes and translation.opset >= 4:
         raise node.refuse("it lacks the attribute axis")
     rank, axis = len(xs[0].shape), node.get("axis", 1)
@@ -439,11 +530,7 @@ def _flatten(translation: Translation, node: _Node) -> Activation:
 
 def _reshape(translation: Translation, node: _Node) -> Activation:
     x = node.activation()
-    # Until version 4 the target was an attribute.
-    target = np.array(node.get("shape", [0, 0])) if "shape" in node.attributes else node.constant(1, floats=False)
-    if target.shape != (2,) or target.dtype.kind != "i":
-        raise node.refuse(f"its target has {target.size} sizes; only one vector for each image is supported")
-    sizes: list[int] = target.tolist()
+    sizes = node.whole_numbers("shape", 1, 2)
     if node.get("allowzero", 0) == 0:
         sizes = [x.shape[place] if size == 0 else size for place, size in enumerate(sizes)]
     if sizes.count(-1) == 1 and max(sizes) > 0:
@@ -483,6 +570,46 @@ def _constant(translation: Translation, node: _Node) -> Value:
     return translation.constant(node.attributes["value"].t)
 
 
+# -- sizes, which are constants as soon as the shape of the image is known -------------------------------------------
+
+
+def _shape(translation: Translation, node: _Node) -> Tensor:
+    shape = node.activation().shape
+    return np.array(shape[node.get("start", 0) : node.get("end", len(shape))])
+
+
+def _gather(translation: Translation, node: _Node) -> Tensor:
+    node.require("axis", 0)
+    sizes, places = _sizes(node, 0, 1), _sizes(node, 1, 0, 1)
+    if not all(-len(sizes) <= place < len(sizes) for place in places.flat):
+        raise node.refuse(f"it takes number {places.tolist()} of {len(sizes)}")
+    return sizes[places]
+
+
+def _slice(translation: Translation, node: _Node) -> Tensor:
+    sizes = _sizes(node, 0, 1)
+    (start,), (end,) = node.whole_numbers("starts", 1, 1), node.whole_numbers("ends", 2, 1)
+    for number, (name, value) in enumerate((("axes", 0), ("steps", 1)), start=3):
+        if (name in node.attributes or node.has(number)) and node.whole_numbers(name, number, 1) != [value]:
+            raise node.refuse(f"its {name} are not {[value]}")
+    return sizes[start:end]
+
+
+def _unsqueeze(translation: Translation, node: _Node) -> Tensor:
+    size, (axis,) = _sizes(node, 0, 0), node.whole_numbers("axes", 1, 1)
+    if axis not in (0, -1):
+        raise node.refuse(f"its axes are {[axis]}, of one number")
+    return size.reshape(1)
+
+
+def _sizes(node: _Node, number: int, *ranks: int) -> Tensor:
+    """An input that is a few sizes, or one; everything else that is computed of constants is refused."""
+    sizes = node.constant(number, floats=False)
+    if sizes.dtype.kind != "i" or sizes.ndim not in ranks or sizes.size > MOST_DIMENSIONS:
+        raise node.refuse(f"its input {number} is {sizes.dtype} {sizes.shape}; of constants, only sizes are supported")
+    return sizes
+
+
 # -- the operators ---------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +626,9 @@ def _operator(translate: Callable[[Translation, _Node], Value], fewest: int, mos
     return _Operator(translate, range(fewest, most + 1), frozenset(attributes.split()))
 
 
+#: Operators that make the same of an image of one pixel and of a vector, or drop out.
+_VECTOR_READERS = frozenset({"Flatten", "LogSoftmax", "Reshape", "Shape", "Softmax", _OUTPUT})
+
 _WINDOWS = "auto_pad dilations kernel_shape pads strides"
 
 _OPERATORS = {
@@ -509,14 +639,21 @@ _OPERATORS = {
     "Conv": _operator(_conv, 2, 3, f"{_WINDOWS} group"),
     "Dropout": _operator(_dropout, 1, 3, "is_test ratio seed"),
     "Flatten": _operator(_flatten, 1, 1, "axis"),
+    "Gather": _operator(_gather, 2, 2, "axis"),
     "Gemm": _operator(_gemm, 2, 3, "alpha beta broadcast transA transB"),
     "GlobalAveragePool": _operator(_global_average_pool, 1, 1, ""),
     "Identity": _operator(_identity, 1, 1, ""),
     "LRN": _operator(_lrn, 1, 1, "alpha beta bias size"),
+    "LogSoftmax": _operator(_softmax, 1, 1, "axis"),
     "MatMul": _operator(_matmul, 2, 2, ""),
     "MaxPool": _operator(_max_pool, 1, 1, f"{_WINDOWS} ceil_mode storage_order"),
+    "Pad": _operator(_pad, 1, 3, "mode pads value"),
+    "ReduceMean": _operator(_reduce_mean, 1, 2, "axes keepdims noop_with_empty_axes"),
     "Relu": _operator(_relu, 1, 1, ""),
     "Reshape": _operator(_reshape, 1, 2, "allowzero shape"),
+    "Shape": _operator(_shape, 1, 1, "end start"),
+    "Slice": _operator(_slice, 1, 5, "axes ends starts"),
     "Softmax": _operator(_softmax, 1, 1, "axis"),
     "Sum": _operator(_sum, 1, MOST_ROWS, ""),
+    "Unsqueeze": _operator(_unsqueeze, 1, 2, "axes"),
 }

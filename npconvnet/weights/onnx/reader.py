@@ -18,9 +18,11 @@ from npconvnet.network import INPUT, Network
 from npconvnet.weights.conventions import CONVENTIONS, Convention, swap_red_and_blue
 from npconvnet.weights.imported import assemble
 from npconvnet.weights.metadata import from_metadata
-from npconvnet.weights.onnx.layers import Activation, Translation, fed_inputs, translate
+from npconvnet.weights.onnx.layers import Activation, Translation, fed_inputs, free_name, translate
 from npconvnet.weights.onnx.tensors import quoted
 
+#: A protobuf ends before.
+TOO_LARGE = 1 << 31
 #: Where the file leaves the size of the image open.
 USUAL_CROP = 224
 #: The most fields that are not numbers of a tensor: each takes a hundred bytes of memory, and as few as two of file.
@@ -30,11 +32,16 @@ MOST_FIELDS = 1 << 18
 def read_onnx(path: Path, convention: Convention | None = None) -> Network:
     """The network in the file `path`, whose one input is an image (N, 3, S, S) and whose one output class scores.
 
-    A softmax at the end is dropped. S is 224 where any is taken. `convention` says how it is fed where the file does
-    not, and is guessed unless given. Raises InputError, naming the node, for operators and attributes that npconvnet
-    has no layer for, and for files that are damaged or hostile.
+    A softmax at the end, or its logarithm, is dropped. S is 224 where any is taken. `convention` says how it is fed
+    where the file does not, and is guessed unless given. Raises InputError, naming the node, for operators and
+    attributes that npconvnet has no layer for, and for files that are damaged or hostile.
     """
     try:
+        size = path.stat().st_size
+        if size == 0:
+            raise InputError("is empty")
+        if size >= TOO_LARGE:
+            raise InputError(f"is {size / 2**30:.1f} GiB, and an .onnx file holds less than 2 GiB")
         return _network(_parse(path.read_bytes()), path.parent, convention)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
@@ -81,7 +88,8 @@ def _end_with_scores(translation: Translation) -> None:
     if not translation.rows or not isinstance(scores, Activation):
         raise InputError("its output does not depend on the image")
     if len(translation.shapes[scores.row]) == 3 and scores.shape[2:] == (1, 1):
-        translation.rows.append([f"{scores.row}.scores", "Flatten", {}, [scores.row]])
+        name = free_name(f"{scores.row}.scores", translation.shapes)
+        translation.rows.append([name, "Flatten", {}, [scores.row]])
 
 
 def _read_rgb(translation: Translation) -> None:

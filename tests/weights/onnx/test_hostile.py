@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from npconvnet.errors import InputError
 from npconvnet.weights.onnx.reader import read_onnx
@@ -127,6 +128,21 @@ def sharing(count):
     return b.model()
 
 
+def padded(amount):
+    b = small()
+    b.node("Pad", b.constant(value=np.array([0, 0, amount, 0, 0, 0, 0, 0])))
+    return b.node("AveragePool", kernel_shape=[1, 1]).model()
+
+
+def sized(*nodes, side=8):
+    """The smallest network, made a vector of a size that the nodes compute of "size"."""
+    b = small(size=(1, 3, side, side))
+    b.last = "v1"
+    b.node("Flatten")
+    b.nodes += [helper.make_node("Shape", [b.last], ["size"]), *nodes]
+    return b.node("Reshape", nodes[-1].output[0]).model()
+
+
 def empty_parts(count):
     contents = b"\x0a\x00" * count
     return b"\x08\x07\x3a" + varint(len(contents)) + contents
@@ -170,6 +186,17 @@ HOSTILE = {
     "a huge window in padding": small().node("MaxPool", kernel_shape=[1 << 23] * 2, pads=[(1 << 23) - 1] * 4).model(),
     "a huge normalisation": reading(with_nodes(helper.make_node("LRN", ["v1"], ["n"], size=1 << 62)), "n"),
     "a long attribute": with_conv(kernel_shape=[3] * 1_000_000),
+    "very much padding": padded(1 << 62),
+    "less than no padding": padded(-1),
+    "sizes that double": sized(
+        helper.make_node("Identity", ["size"], ["s0"]),
+        *(helper.make_node("Concat", [f"s{n}"] * 2, [f"s{n + 1}"], axis=0) for n in range(40)),
+    ),
+    "a size that is not there": sized(
+        helper.make_node("Constant", [], ["third"], value=numpy_helper.from_array(np.array(3))),
+        helper.make_node("Gather", ["size", "third"], ["target"]),
+    ),
+    "a size beyond 64 bits": sized(helper.make_node("Identity", ["size"], ["target"]), side=1 << 33),
     "a huge target": small().node("Reshape", "c0").model(),
     "no number for a rate": reading(with_nodes(helper.make_node("Dropout", ["v1"], ["d"], ratio=float("nan"))), "d"),
     "a cycle": reading(
@@ -266,6 +293,18 @@ def test_refused_in_one_line_soon_and_with_little_memory(name, outcomes):
     assert memory < 200 * 1024
 
 
+def test_what_no_protobuf_can_be_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "read_bytes", None)
+    path = tmp_path / "model.onnx"
+    path.touch()
+    with pytest.raises(InputError, match=f"^{path}: is empty$"):
+        read_onnx(path)
+    with path.open("wb") as file:
+        file.truncate(1 << 31)  # without any bytes on the disk
+    with pytest.raises(InputError, match=f"^{path}: is 2.0 GiB, and an .onnx file holds less than 2 GiB"):
+        read_onnx(path)
+
+
 def test_what_is_refused_above_is_accepted_without_the_harm(tmp_path):
     """Or the tests above would prove nothing."""
     (tmp_path / "beside.bin").write_bytes(bytes(432))
@@ -275,6 +314,7 @@ def test_what_is_refused_above_is_accepted_without_the_harm(tmp_path):
         doubling(3),
         sharing(2),
         with_conv(pads=[9] * 4),
+        sized(helper.make_node("Identity", ["size"], ["target"])),
     ):
         read_onnx(save(tmp_path, model))
 
@@ -316,7 +356,19 @@ def described():
     return model
 
 
+def padded_and_sized():
+    b = small()
+    b.last = "v1"
+    b.node("Pad", b.constant(value=np.array([0, 0, 1, 0, 0, 0, 1, 1])))
+    b.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
+    zero, rest, image = b.constant(value=np.array(0)), b.constant(value=np.array([-1])), b.last
+    b.node("Shape").node("Gather", zero).node("Unsqueeze", b.constant(value=np.array([0]))).node("Concat", rest, axis=0)
+    target, b.last = b.last, image
+    return b.node("ReduceMean", axes=[2, 3]).node("Reshape", target)
+
+
 FUZZED = {
+    "padded and sized": lambda: padded_and_sized().model(),
     "caffe": lambda: small().model(producer="onnx-caffe2"),
     "npconvnet": described,
     "mxnet": lambda: like_mxnet().model(ir_version=6),

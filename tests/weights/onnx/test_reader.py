@@ -14,8 +14,9 @@ from PIL import Image
 
 from npconvnet.data.image import read_image
 from npconvnet.errors import InputError
-from npconvnet.layers import Conv2d, Flatten, GlobalAveragePool2d
+from npconvnet.layers import AveragePool2d, Conv2d, Flatten, GlobalAveragePool2d
 from npconvnet.models import MODELS
+from npconvnet.network import Network, Row
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 from npconvnet.weights.conventions import caffe_preprocessing, torchvision_preprocessing
@@ -240,7 +241,29 @@ def residual():
     return b.node("Gemm", b.constant(10, 6), transB=1)
 
 
-FORMS = {"MXNet": like_mxnet, "Keras": like_keras, "Caffe2": like_caffe2, "residual": residual}
+def squeeze_and_classify():
+    """Means that are read as images, by convolutions and beside other images of one pixel."""
+    b = Builder()
+    b.node("Conv", b.constant(6, 3, 3, 3), b.constant(6), strides=[2, 2]).node("Relu")
+    image = b.last
+    b.node("AveragePool", kernel_shape=[31, 31])
+    average, b.last = b.last, image
+    b.node("GlobalAveragePool").node("Add", average).node("Concat", average, axis=1).node(
+        "MaxPool", kernel_shape=[1, 1]
+    )
+    both, b.last = b.last, image
+    b.node("ReduceMean", axes=[-1, 2], keepdims=1).node("Conv", b.constant(6, 6, 1, 1)).node("Concat", both, axis=1)
+    b.node("Conv", b.constant(10, 18, 1, 1), b.constant(10)).node("Flatten").node("LogSoftmax")
+    return b
+
+
+FORMS = {
+    "MXNet": like_mxnet,
+    "Keras": like_keras,
+    "Caffe2": like_caffe2,
+    "residual": residual,
+    "means that are images": squeeze_and_classify,
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -249,7 +272,9 @@ def test_forms_of_other_exporters(form, tmp_path):
     model, crop = builder.model(ir_version=6), builder.size[-1]
     network = read_onnx(save(tmp_path, model))
     assert network.preprocessing == torchvision_preprocessing(crop)
-    assert_same(scores(network), in_onnxruntime(model, like_torchvision(crop)))
+    last = model.graph.node[-1]
+    before_softmax = last.input[0] if last.op_type == "LogSoftmax" else None
+    assert_same(scores(network), in_onnxruntime(model, like_torchvision(crop), before_softmax))
 
 
 def test_old_forms_mean_what_new_ones_do(tmp_path):
@@ -286,6 +311,71 @@ def test_a_network_from_pytorch(torch, tmp_path):
     network = read_onnx(path)
     assert_same(scores(network), module(torch.from_numpy(x)).detach().numpy())
     assert network.nodes[0].name == "/0/Conv"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Constant folding", "ignore:You are trying to export")
+@pytest.mark.parametrize("opset", [9, 11, 13, 18])
+def test_views_and_means_from_pytorch(opset, torch, tmp_path):
+    """`x.view(x.size(0), …)`, means over pixels, counted padding: how each is written depends on the version."""
+
+    def forward(x):
+        x = module.conv(x).relu()
+        vector = module.fc(module.pool(x).view(x.size(0), -1))
+        mean = x.mean((2, 3), keepdim=True)
+        both = torch.cat([vector, mean.view(x.shape[0], mean.shape[1])], 1)
+        return torch.log_softmax(module.last(both) + module.beside(x.mean((-1, -2))), 1)
+
+    torch.manual_seed(0)
+    module = torch.nn.Module()
+    module.conv, module.pool = torch.nn.Conv2d(3, 8, 11, stride=4), torch.nn.AvgPool2d(3, 2, padding=1)
+    module.fc, module.last, module.beside = (torch.nn.Linear(n, m) for n, m in ((392, 20), (28, 10), (8, 10)))
+    module.forward = forward
+    path, size = tmp_path / "model.onnx", (1, 3, 64, 64)
+    names: Any = {"input_names": ["input"], "dynamic_axes": {"input": {0: "N"}}}
+    torch.onnx.export(module.eval(), (torch.zeros(size),), path, dynamo=False, opset_version=opset, **names)
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert {"Shape", "Gather", "Unsqueeze", "ReduceMean", "LogSoftmax"} <= set(operators)
+    assert ("Pad" in operators) == (opset == 9)
+    network = read_onnx(path)
+    assert network.scores(np.zeros((3, 64, 64, 3), np.float32)).shape == (3, 10)
+    expected = module(torch.from_numpy(like_torchvision(64))).detach().numpy()
+    actual = scores(network)
+    assert_same(actual - np.log(np.exp(actual).sum()), expected)
+
+
+def test_sizes_are_cut_out_of_shapes(tmp_path):
+    """As in older exports of `torch.flatten`."""
+    for opset in (9, 13):
+        b = Builder(size=("N", 3, 8, 8), opset=opset)
+        b.node("Conv", b.constant(4, 3, 3, 3), b.constant(4))
+        image = b.last
+        zero, one, rest = (b.constant(value=np.array([number])) for number in (0, 1, -1))
+        b.node("Shape")
+        if opset < 10:
+            b.node("Slice", axes=[0], starts=[0], ends=[1])
+        else:
+            b.node("Slice", zero, one, zero, one)
+        b.node("Concat", rest, axis=0)
+        target, b.last = b.last, image
+        b.node("Reshape", target)
+        model = b.model()
+        assert_same(scores(read_onnx(save(tmp_path, model))), in_onnxruntime(model, like_torchvision(8)))
+
+
+@pytest.mark.parametrize("padding", [(1, 0, 1, 1), (0, 1, 1, 0), 1])
+def test_counted_padding_and_overhang_come_back(padding, tmp_path, rng):
+    layer = AveragePool2d(3, 2, padding, "ceil")
+    rows: list[Row] = [("conv", Conv2d(3, 4, 3)), ("average", layer), ("mean", GlobalAveragePool2d())]
+    for crop in (8, 9):
+        network = Network("graph", rows, Preprocessing(10, crop))
+        network.initialize(rng)
+        write_onnx(tmp_path / "model.onnx", network)
+        again = read_onnx(tmp_path / "model.onnx")
+        assert again.shapes["average"] == network.shapes["average"]
+        x = rng.standard_normal((2, crop, crop, 3)).astype(np.float32)
+        np.testing.assert_allclose(
+            again.activation(x, "average"), network.activation(x, "average"), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_what_npconvnet_writes_it_reads(tmp_path, rng):
@@ -361,9 +451,28 @@ def test_scores_that_come_as_an_image_become_a_vector(tmp_path):
     assert [type(node.layer) for node in network.nodes] == [Conv2d, Flatten]
 
 
-def test_an_average_that_is_flattened_is_one_already(tmp_path):
-    network = read_onnx(save(tmp_path, small().node("Flatten").model()))
+@pytest.mark.parametrize("operator", ["Flatten", "Softmax", "LogSoftmax"])
+def test_an_average_that_is_flattened_is_one_already(operator, tmp_path):
+    network = read_onnx(save(tmp_path, small().node(operator, axis=1).model()))
     assert isinstance(network.nodes[-1].layer, GlobalAveragePool2d)
+
+
+def test_layers_are_not_called_what_the_image_is(tmp_path):
+    builder = small()
+    conv, relu, pool = builder.nodes
+    conv.output[0] = relu.input[0] = "input"
+    relu.output[0] = pool.input[0] = "input_"
+    assert [node.name for node in read_onnx(save(tmp_path, builder.model())).nodes] == ["input__", "input_", "v2"]
+    conv.name, relu.name, pool.name = "conv", "input", "pool"
+    assert [node.name for node in read_onnx(save(tmp_path, builder.model())).nodes] == ["conv", "input_", "pool"]
+
+
+def test_the_last_layer_is_not_called_what_another_is(tmp_path):
+    builder = Builder(size=(1, 3, 8, 8))
+    builder.node("Relu").node("Conv", builder.constant(4, 3, 8, 8))
+    for node, name in zip(builder.nodes, ("conv.scores", "conv"), strict=True):
+        node.name = name
+    assert read_onnx(save(tmp_path, builder.model())).last == "conv.scores_"
 
 
 @pytest.mark.parametrize("target", [[10, 4], [10, -1], [0, -1], [-1, 4], [0, 4]])
@@ -441,6 +550,18 @@ def test_a_bias_is_not_added_where_others_read_what_is_before_it(tmp_path):
         read_onnx(save(tmp_path, b.model()))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("numbers", [[1e300, 1, 2, 3], [np.inf, -np.inf, np.nan, 3]])
+def test_numbers_that_float32_has_not_pass_in_silence(numbers, tmp_path):
+    builder = small().node("Flatten")
+    weight, bias = np.array(numbers)[None], np.array([np.inf], np.float32)
+    builder.node("Gemm", builder.constant(value=weight), builder.constant(value=bias), transB=1, alpha=0.0)
+    builder.node("Add", builder.constant(value=-bias))
+    parameters = read_onnx(save(tmp_path, builder.model())).parameters
+    assert np.isnan(parameters["v4.weight"][0, 0])
+    assert np.isnan(parameters["v4.bias"][0])
+
+
 # -- refused, in one line --------------------------------------------------------------------------------------------
 
 
@@ -463,6 +584,18 @@ def with_attribute(**attributes):
     )
 
 
+def with_pad(operator, top=1, channel=0, filling=0, mode="constant", **attributes):
+    b = small()
+    b.last = "v1"
+    b.node(
+        "Pad",
+        b.constant(value=np.array([0, channel, top, 1, 0, 0, 1, 1])),
+        b.constant(value=np.float32(filling)),
+        mode=mode,
+    )
+    return b.node(operator, kernel_shape=[2, 2], strides=[2, 2], **attributes).node("GlobalAveragePool").model()
+
+
 REFUSED = {
     r"node 'v3' \(Sigmoid\): the operator is not supported": lambda: with_node("Sigmoid"),
     r"node 'v3' \(Relu\): the operator of 'mine' is not supported": lambda: with_node("Relu", domain="mine"),
@@ -476,6 +609,21 @@ REFUSED = {
     r"node 'v3' \(Dropout\): rate is 1.0, and has to be": lambda: with_node("Dropout", np.float32(1)),
     r"node 'v3' \(Gemm\): it reads \(1, 4, 1, 1\), and only 2 dimensions": lambda: with_node("Gemm", np.ones((4, 4))),
     r"node 'v0' \(Conv\): its attribute strides is \[1, 2\]": lambda: with_attribute(strides=[1, 2]),
+    r"node 'v0' \(Conv\): its attribute strides is \[0, 0\], and has to be positive": lambda: with_attribute(
+        strides=[0, 0]
+    ),
+    r"node 'v0' \(Conv\): its attribute strides is \[2, 1\], and only equal": lambda: with_attribute(strides=[2, 1]),
+    r"node 'v3' \(ReduceMean\): its axes are \[1, 2\], and only": lambda: with_node("ReduceMean", axes=[1, 2]),
+    r"node 'v3' \(ReduceMean\): it lacks input 1": lambda: with_node("ReduceMean"),
+    r"node 'v3' \(Pad\): only what one AveragePool alone reads": lambda: with_pad("MaxPool"),
+    r"node 'v3' \(Pad\): its pads are \[0, 0, -1, ": lambda: with_pad("AveragePool", top=-1),
+    r"node 'v3' \(Pad\): its pads are \[0, 1, 1, ": lambda: with_pad("AveragePool", channel=1),
+    r"node 'v3' \(Pad\): its pads are \[0, 0, 1, .* zeros": lambda: with_pad("AveragePool", filling=1),
+    r"node 'v3' \(Pad\): its attribute mode is b'edge'": lambda: with_pad("AveragePool", mode="edge"),
+    r"node 'v4' \(AveragePool\): behind a Pad, its own padding": lambda: with_pad("AveragePool", pads=[1, 0, 0, 0]),
+    r"node 'v4' \(AveragePool\): behind a Pad, its own .*rounding": lambda: with_pad(
+        "AveragePool", pads=[0, 0, 1, 1], count_include_pad=1
+    ),
     r"node 'v0' \(Conv\): its attribute dilations is \[2, 2\]": lambda: with_attribute(dilations=[2, 2]),
     r"node 'v0' \(Conv\): its attribute strides has 3 numbers": lambda: with_attribute(strides=[1, 1, 1]),
     r"node 'v0' \(Conv\): its attribute group is not of the type INT": lambda: with_attribute(group=1.0),
