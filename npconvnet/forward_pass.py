@@ -33,7 +33,8 @@ class ForwardPass:
     """
 
     def __init__(self, network: Network, x: Array, rng: np.random.Generator | None = None) -> None:
-        network = network.fused()
+        # In training memory counts: on its way back through a layer with its ReLU, dy is there twice.
+        network = network if rng else network.fused()
         self._network, self._joint, self._pieces = network, joint(network), pieces(x)
         rngs = rng.spawn(len(self._pieces)) if rng else [None] * len(self._pieces)
 

@@ -97,7 +97,7 @@ class Affine(Layer):
         return (kernels.bias_relu_forward if self.relu else kernels.bias_forward)(y, self.parameters["bias"])
 
     def _begin_backward(self, dy: Array, y: Array, options: BackwardOptions) -> Array:
-        return kernels.bias_relu_backward(dy, y, options.relu_rule) if self.relu else dy
+        return kernels.relu_backward(dy, y, options.relu_rule) if self.relu else dy
 
 
 class Conv2d(Affine):

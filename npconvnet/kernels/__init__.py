@@ -65,7 +65,6 @@ conv2d_backward = by_device(conv2d.conv2d_backward, conv2d_by_shape.conv2d_backw
 bias_forward = by_device(bias.bias_forward)
 bias_backward = by_device(bias.bias_backward)
 bias_relu_forward = by_device(bias_relu.bias_relu_forward)
-bias_relu_backward = by_device(bias_relu.bias_relu_backward)
 relu_forward = by_device(relu.relu_forward)
 relu_backward = by_device(relu.relu_backward)
 max_pool2d = by_device(_max_pool2d.max_pool2d, max_pool2d_separable.max_pool2d)

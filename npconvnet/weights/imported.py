@@ -53,13 +53,13 @@ def unique_name(name: str, taken: Collection[str]) -> str:
 def read_contents(path: Path, largest: int) -> bytes:
     """The bytes of the file `path`; raises InputError where there are none, or more than `largest`."""
     try:
-        if path.stat().st_size > largest:
+        size = path.stat().st_size
+        if size == 0:
+            raise InputError(f"{path}: is empty")
+        if size > largest:
             raise InputError(f"{path}: larger than {largest >> 10} KiB, which no such file is")
-        contents = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except MemoryError as error:
         raise InputError(f"{path}: larger than the memory that is left") from error
-    if not contents:
-        raise InputError(f"{path}: is empty")
-    return contents

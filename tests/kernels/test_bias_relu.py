@@ -23,19 +23,3 @@ def test_the_forward_is_one_after_the_other(rng, monkeypatch, shape, line, dtype
     y = kernels.bias_relu_forward(x, b)
     np.testing.assert_array_equal(y, expected)
     assert y is x
-
-
-@pytest.mark.usefixtures("parts")
-@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
-@over_shapes
-def test_the_backward_is_that_of_the_relu(rng, shape, rule, dtype):
-    dy, y = distinct(rng, shape, dtype), np.maximum(distinct(rng, shape, dtype), 0)
-    before = dy.copy()
-    np.testing.assert_array_equal(kernels.bias_relu_backward(dy, y, rule), kernels.relu_backward(dy, y, rule))
-    np.testing.assert_array_equal(dy, before)
-
-
-def test_the_backward_of_a_part_of_the_channels(rng):
-    """As it comes back from a concatenation."""
-    dy, y = distinct(rng, (2, 3, 3, 8))[..., 2:6], distinct(rng, (2, 3, 3, 4))
-    np.testing.assert_array_equal(kernels.bias_relu_backward(dy, y), kernels.relu_backward(dy, y))

@@ -52,7 +52,6 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "bias_forward": lambda draw: ([draw(*X), draw(4)], {}),
     "bias_backward": lambda draw: ([draw(*X)], {}),
     "bias_relu_forward": lambda draw: ([draw(*X), draw(4)], {}),
-    "bias_relu_backward": lambda draw: ([draw(*X), draw(*X)], {"rule": "guided"}),
     "relu_forward": lambda draw: ([draw(*X)], {}),
     "relu_backward": lambda draw: ([draw(*X), draw(*X)], {"rule": "guided"}),
     "max_pool2d": lambda draw: ([draw(*X)], WINDOW),

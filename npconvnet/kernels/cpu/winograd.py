@@ -25,6 +25,7 @@ largest number, for up to 8 points. A ninth would make that 3e-4.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
@@ -34,7 +35,6 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, sliding_windows
-from npconvnet.kernels.cpu.scratch import Scratch
 from npconvnet.kernels.cpu.windows import pad_images
 from npconvnet.kernels.shapes import Padding
 
@@ -136,7 +136,7 @@ class _Tiles:
     def of_filters(self, w: Array) -> Array:
         """U (n², K, C) of `w` (K, R, S, C)."""
         k, r, s, c = w.shape
-        return _product("u", self.g, w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
+        return (self.g @ w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
 
     def to_filters(self, du: Array) -> Array:
         """dw (K, R, S, C) of dU (n², K, C)."""
@@ -167,7 +167,21 @@ class _Tiles:
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-_scratch = Scratch()
+class _Scratch(threading.local):
+    """Memory that a thread fills and forgets, block after block: the system charges for every fresh page."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Array] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """An array with anything in it; it is gone with the next call for this name in this thread."""
+        needed = math.prod(shape) * np.dtype(dtype).itemsize
+        if name not in self._memory or self._memory[name].size < needed:
+            self._memory[name] = np.empty(needed, np.uint8)
+        return self._memory[name][:needed].view(dtype).reshape(shape)
+
+
+_scratch = _Scratch()
 
 
 def _product(name: str, a: Array, b: Array) -> Array:

@@ -26,6 +26,7 @@ from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_window
 from npconvnet.layers import Shape
 from npconvnet.models.graph import MOST_ROWS, PlainRow, make_layer
 from npconvnet.weights.conventions import Tensor, oihw_to_ohwi
+from npconvnet.weights.imported import unique_name
 from npconvnet.weights.onnx.tensors import MOST_DIMENSIONS, Tensors, quoted, type_name
 
 D = TypeVar("D", int, float, bytes, list[int])
@@ -272,14 +273,7 @@ def _row_names(nodes: Sequence[onnx.NodeProto], taken: Collection[str]) -> list[
     names = [node.name for node in nodes]
     if len(set(names) - {""}) < len(nodes):
         names = [node.output[0] for node in nodes]
-    return [free_name(name, {*taken, *names}) if name in taken else name for name in names]
-
-
-def free_name(wish: str, taken: Collection[str]) -> str:
-    """`wish`, or something like it where that is taken."""
-    while wish in taken:
-        wish += "_"
-    return wish
+    return [unique_name(name, {*taken, *names}) if name in taken else name for name in names]
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from npconvnet.errors import InputError
 from npconvnet.network import INPUT, Network
 from npconvnet.weights.conventions import CONVENTIONS, Convention, swap_red_and_blue
-from npconvnet.weights.imported import assemble
+from npconvnet.weights.imported import assemble, read_contents, unique_name
 from npconvnet.weights.metadata import from_metadata
-from npconvnet.weights.onnx.layers import Activation, Translation, fed_inputs, free_name, translate
+from npconvnet.weights.onnx.layers import Activation, Translation, fed_inputs, translate
 from npconvnet.weights.onnx.tensors import quoted
 
-#: A protobuf ends before.
-TOO_LARGE = 1 << 31
+#: In bytes; a protobuf ends there.
+LARGEST = (1 << 31) - 1
 #: Where the file leaves the size of the image open.
 USUAL_CROP = 224
 #: The most fields that are not numbers of a tensor: each takes a hundred bytes of memory, and as few as two of file.
@@ -36,13 +36,9 @@ def read_onnx(path: Path, convention: Convention | None = None) -> Network:
     where the file does not, and is guessed unless given. Raises InputError, naming the node, for operators and
     attributes that npconvnet has no layer for, and for files that are damaged or hostile.
     """
+    contents = read_contents(path, LARGEST)
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise InputError("is empty")
-        if size >= TOO_LARGE:
-            raise InputError(f"is {size / 2**30:.1f} GiB, and an .onnx file holds less than 2 GiB")
-        return _network(_parse(path.read_bytes()), path.parent, convention)
+        return _network(_parse(contents), path.parent, convention)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # InputError among them, which does not know the path
@@ -88,7 +84,7 @@ def _end_with_scores(translation: Translation) -> None:
     if not translation.rows or not isinstance(scores, Activation):
         raise InputError("its output does not depend on the image")
     if len(translation.shapes[scores.row]) == 3 and scores.shape[2:] == (1, 1):
-        name = free_name(f"{scores.row}.scores", translation.shapes)
+        name = unique_name(f"{scores.row}.scores", translation.shapes)
         translation.rows.append([name, "Flatten", {}, [scores.row]])
 
 

@@ -37,6 +37,7 @@ from npconvnet.layers import (
 )
 from npconvnet.network import INPUT, Network, Node
 from npconvnet.weights.conventions import hwc_to_chw, in_words, ohwi_to_oihw
+from npconvnet.weights.imported import unique_name
 from npconvnet.weights.metadata import to_metadata
 from npconvnet.weights.native import write_whole
 
@@ -89,10 +90,9 @@ class _Graph:
 
     def free_name(self, wish: str) -> str:
         """`wish`, or something like it where that is taken."""
-        while wish in self._taken:
-            wish += "_"
-        self._taken.add(wish)
-        return wish
+        name = unique_name(wish, self._taken)
+        self._taken.add(name)
+        return name
 
     def constant(self, wish: str, value: npt.NDArray[Any]) -> str:
         """The name of a new constant."""
