@@ -462,9 +462,9 @@ def test_layers_are_not_called_what_the_image_is(tmp_path):
     conv, relu, pool = builder.nodes
     conv.output[0] = relu.input[0] = "input"
     relu.output[0] = pool.input[0] = "input_"
-    assert [node.name for node in read_onnx(save(tmp_path, builder.model())).nodes] == ["input__", "input_", "v2"]
+    assert [node.name for node in read_onnx(save(tmp_path, builder.model())).nodes] == ["input_2", "input_", "v2"]
     conv.name, relu.name, pool.name = "conv", "input", "pool"
-    assert [node.name for node in read_onnx(save(tmp_path, builder.model())).nodes] == ["conv", "input_", "pool"]
+    assert [node.name for node in read_onnx(save(tmp_path, builder.model())).nodes] == ["conv", "input_2", "pool"]
 
 
 def test_the_last_layer_is_not_called_what_another_is(tmp_path):
@@ -472,7 +472,7 @@ def test_the_last_layer_is_not_called_what_another_is(tmp_path):
     builder.node("Relu").node("Conv", builder.constant(4, 3, 8, 8))
     for node, name in zip(builder.nodes, ("conv.scores", "conv"), strict=True):
         node.name = name
-    assert read_onnx(save(tmp_path, builder.model())).last == "conv.scores_"
+    assert read_onnx(save(tmp_path, builder.model())).last == "conv.scores_2"
 
 
 @pytest.mark.parametrize("target", [[10, 4], [10, -1], [0, -1], [-1, 4], [0, 4]])
