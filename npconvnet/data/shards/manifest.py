@@ -1,0 +1,160 @@
+"""What is in a folder of prepared pictures, with the size and the checksum of each of its files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xxhash
+
+from npconvnet.data.augment import ColourStatistics
+from npconvnet.errors import InputError
+from npconvnet.preprocessing import MOST_PIXELS
+from npconvnet.synsets import Synset
+
+Encoding = Literal["raw", "jpeg"]
+SplitName = Literal["train", "validation"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+MANIFEST, MEAN, UNREADABLE = "manifest.json", "mean.safetensors", "unreadable.jsonl"
+#: The first entry of every manifest. It counts up when a reader of today could not read the shards of tomorrow.
+_FORMAT = "npconvnet shards 1"
+
+
+def checksum(data: bytes | memoryview) -> str:
+    """XXH3 of 64 bits, as 16 hexadecimal digits."""
+    return xxhash.xxh3_64_hexdigest(data)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """The size of a file in `bytes` and its `checksum`."""
+
+    bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A `file` with the squares of so many `images`."""
+
+    file: File
+    images: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Manifest:
+    """Pictures of `size` × `size`, `encoding` raw or jpeg, of the classes `synsets`, in `shards` by split.
+
+    `layout`, `note` and `blacklist` are those of the source (data/ilsvrc.py); `decoder` and its version made the
+    squares; `colours` are those of all training pictures; `unreadable` files were left out. `files` are those beside
+    the shards: the indices, the mean image, the list of unreadable files. `source` is a checksum of what the source
+    lists (names and labels).
+    """
+
+    size: int
+    encoding: Encoding
+    source: str
+    layout: str
+    note: str
+    blacklist: frozenset[str]
+    decoder: str
+    synsets: tuple[Synset, ...]
+    colours: ColourStatistics
+    unreadable: int
+    shards: Mapping[SplitName, tuple[Shard, ...]]
+    files: Mapping[str, File]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a folder; raises InputError where there is none or where it is damaged."""
+        path = folder / MANIFEST
+        try:
+            fields = json.loads(path.read_bytes())
+            found = fields.pop("checksum")
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); is this a prepared data set?") from error
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged; prepare the data set again") from error
+        if fields.get("format") != _FORMAT:
+            raise InputError(f"{path}: not '{_FORMAT}'; prepare the data set again with this npconvnet")
+        if found != checksum(_canonical(fields)):
+            raise InputError(f"{path}: damaged (its checksum is wrong); prepare the data set again")
+        try:
+            return cls._of(fields)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"{path}: not a manifest ({error}); prepare the data set again") from error
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> Manifest:
+        size, encoding = int(fields["size"]), fields["encoding"]
+        if not 0 < size <= MOST_PIXELS or encoding not in get_args(Encoding):
+            raise ValueError(f"pictures of {size} pixels, {encoding}")
+        colours = ColourStatistics(np.array(fields["mean"], np.float64), np.array(fields["covariance"], np.float64))
+        if (colours.mean.shape, colours.covariance.shape) != ((3,), (3, 3)):
+            raise ValueError("colours of another shape")
+        return cls(
+            size=size,
+            encoding=encoding,
+            source=str(fields["source"]),
+            layout=str(fields["layout"]),
+            note=str(fields["note"]),
+            blacklist=frozenset(map(str, fields["blacklist"])),
+            decoder=str(fields["decoder"]),
+            synsets=tuple(Synset(str(wnid), str(names)) for wnid, names in fields["synsets"]),
+            colours=colours,
+            unreadable=int(fields["unreadable"]),
+            shards={
+                split: tuple(Shard(File(int(size), str(sum)), int(images)) for size, sum, images in shards)
+                for split, shards in ((split, fields["shards"][split]) for split in SPLITS)
+            },
+            files={str(name): File(int(size), str(sum)) for name, (size, sum) in fields["files"].items()},
+        )
+
+    def to_bytes(self) -> bytes:
+        """As the content of manifest.json: for people too, one entry a line."""
+        fields: dict[str, Any] = {
+            "format": _FORMAT,
+            "size": self.size,
+            "encoding": self.encoding,
+            "source": self.source,
+            "layout": self.layout,
+            "note": self.note,
+            "blacklist": sorted(self.blacklist),
+            "decoder": self.decoder,
+            "synsets": [[synset.wnid, synset.names] for synset in self.synsets],
+            "mean": self.colours.mean.tolist(),
+            "covariance": self.colours.covariance.tolist(),
+            "unreadable": self.unreadable,
+            "shards": {
+                split: [[shard.file.bytes, shard.file.checksum, shard.images] for shard in shards]
+                for split, shards in self.shards.items()
+            },
+            "files": {name: [file.bytes, file.checksum] for name, file in self.files.items()},
+        }
+        fields["checksum"] = checksum(_canonical(fields))
+        entries = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        return ("{\n" + ",\n".join(entries) + "\n}\n").encode()
+
+    def images(self, split: SplitName) -> int:
+        """The number of pictures of a split."""
+        return sum(shard.images for shard in self.shards[split])
+
+
+def shard_name(split: SplitName, number: int, encoding: Encoding) -> str:
+    """The file name of a shard, such as train-00012.raw."""
+    return f"{split}-{number:05d}.{encoding}"
+
+
+def index_name(split: SplitName) -> str:
+    """The file name of the index of a split."""
+    return f"{split}.safetensors"
+
+
+def _canonical(fields: dict[str, Any]) -> bytes:
+    """The same bytes for the same entries."""
+    return json.dumps(fields, sort_keys=True).encode()
