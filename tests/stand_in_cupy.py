@@ -3,16 +3,27 @@
 Its arrays compute with one another and with numbers, and go in by `asarray` and out by `.get()`, as CuPy's do. Handing
 one to a numpy function, or mixing it with a NumPy array, raises TypeError. It is stricter than CuPy 14, which sends
 numpy.exp(x) to cupy.exp(x), and copies NumPy arrays that are used as indices, unasked, at the price of a transfer.
+
+Arithmetic is done at once; copies to the device are done as late as CUDA may do them: when their stream computes
+something, or when it, or an event behind them, is synchronised or waited for. Until then the array on the device holds
+what it held before, and the copy takes what the memory on the host holds by then. As with CuPy's non-blocking streams,
+no stream waits for another unless it is told to.
 """
 
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from tests.kernels.cuda import emulator
+
 # What the stand-in offers of CuPy 14 (checked against its source); a function that the kernels newly use goes in here.
 FUNCTIONS = """
-    arange argmax argsort array_equal broadcast_to concatenate copyto empty empty_like exp full isfinite isnan log
+    arange argmax argsort array_equal ascontiguousarray broadcast_to concatenate copyto exp full isfinite isnan log
     matmul maximum mean minimum ones prod repeat roll split sqrt stack sum tanh tile where zeros zeros_like
 """.split()  # noqa: SIM905
 METHODS = "all any argmax astype copy fill item max mean min ravel reshape squeeze sum transpose view".split()  # noqa: SIM905
@@ -47,18 +58,49 @@ class ndarray:  # noqa: N801 (cupy's name)
         return ndarray(self._host.T)
 
     def get(self) -> Any:
+        get_current_stream().synchronize()
         return self._host.copy()
+
+    def set(self, arr: Any, stream: "Stream | None" = None) -> None:
+        """Copies `arr` to the device, once its turn comes in `stream` or else in the current stream."""
+        if not isinstance(arr, np.ndarray):
+            raise TypeError("Only numpy.ndarray can be set to cupy.ndarray")
+        if self._host.dtype != arr.dtype:
+            raise TypeError(f"{arr.dtype} array cannot be set to {self._host.dtype} array")
+        if self._host.shape != arr.shape:
+            raise ValueError(f"Shape mismatch. Old shape: {self._host.shape}, new shape: {arr.shape}")
+        if not self._host.flags.forc:
+            raise RuntimeError("Cannot set to non-contiguous array")
+        held = np.require(arr, requirements="C" if self._host.flags.c_contiguous else "F")
+        (stream or get_current_stream())._append(lambda: np.copyto(self._host, held))
 
 
 def asarray(x: Any, dtype: Any = None) -> ndarray:
-    """The way in: copies a NumPy array to the device."""
-    return ndarray(x._host.astype(dtype or x._host.dtype, copy=False) if isinstance(x, ndarray) else np.array(x, dtype))
+    """The way in: copies a NumPy array to the device. What `x` holds now is what comes there, however late."""
+    if isinstance(x, ndarray):
+        return x if dtype in (None, x._host.dtype) else x.astype(dtype)  # type: ignore[attr-defined]
+    held = np.array(x, dtype)
+    on_device = empty_like(ndarray(held))
+    on_device.set(held)
+    return on_device
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """Memory as nobody expects to find it: NaN, or -1, or 255."""
+    host = np.empty(_unwrap(shape), dtype)
+    host.reshape(-1).view(np.uint8).fill(0xFF)
+    return ndarray(host)
+
+
+def empty_like(x: ndarray, dtype: Any = None) -> ndarray:
+    return empty(x._host.shape, dtype or x._host.dtype)
 
 
 def _on_device(function: Any) -> Any:
     """`function` of NumPy, with arrays of the stand-in for arguments and results."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        get_current_stream().synchronize()  # what it computes with comes after what is there before it
         result = function(*_unwrap(args), **{name: _unwrap(value) for name, value in kwargs.items()})
         return args[0] if args and isinstance(args[0], ndarray) and result is args[0]._host else _wrap(result)
 
@@ -98,4 +140,108 @@ def __getattr__(name: str) -> Any:
 stride_tricks = ModuleType("cupy.lib.stride_tricks")
 stride_tricks.sliding_window_view = _on_device(np.lib.stride_tricks.sliding_window_view)  # type: ignore[attr-defined]
 lib = SimpleNamespace(stride_tricks=stride_tricks)
-cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1))
+
+
+class Stream:
+    """What is still to be done, in order; it is done when somebody waits for it."""
+
+    null: ClassVar["Stream"]
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._appended = self._done = 0
+
+    def __enter__(self) -> "Stream":
+        _current.streams = [*_streams(), self]
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        _current.streams = _streams()[:-1]
+
+    def synchronize(self) -> None:
+        self._do(self._appended)
+
+    def record(self, event: "Event | None" = None) -> "Event":
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        """What is appended from now on comes after what `event` has recorded by now."""
+        self._append(event._last_recorded())
+
+    def _append(self, work: Callable[[], object]) -> None:
+        with _lock:
+            self._waiting.append(work)
+            self._appended += 1
+
+    def _do(self, count: int) -> None:
+        """The first `count` of all that was ever appended."""
+        with _lock:
+            while self._done < count:
+                self._done += 1
+                self._waiting.popleft()()
+
+
+class Event:
+    """A place in a stream: what was appended before it was recorded there."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
+        self._stream, self._place = Stream.null, 0
+
+    def record(self, stream: Stream | None = None) -> None:
+        self._stream = stream or get_current_stream()
+        self._place = self._stream._appended
+
+    def synchronize(self) -> None:
+        self._last_recorded()()
+
+    def _last_recorded(self) -> Callable[[], None]:
+        stream, place = self._stream, self._place
+        return lambda: stream._do(place)
+
+
+def get_current_stream() -> Stream:
+    """That of the innermost `with stream:` of this thread."""
+    return _streams()[-1]
+
+
+def _streams() -> list[Stream]:
+    streams: list[Stream] = getattr(_current, "streams", [Stream.null])
+    return streams
+
+
+def alloc_pinned_memory(size: int) -> Any:
+    """A buffer for numpy.frombuffer(buffer, dtype, count): full of nonsense, and as much too large as CuPy's are."""
+    buffer = (ctypes.c_byte * (1 << (max(size, 512) - 1).bit_length()))()
+    ctypes.memset(buffer, 0xFF, len(buffer))
+    return buffer
+
+
+class RawModule:
+    """CUDA source, compiled for the CPU."""
+
+    def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
+        self.code, self.options = code, options
+
+    def get_function(self, name: str) -> Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]:
+        kernel = emulator.compile_kernel(self.code, name, self.options)
+
+        def run(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+            get_current_stream().synchronize()
+            emulator.launch(kernel, grid, block, _unwrap(args))
+
+        return run
+
+
+Stream.null = Stream(null=True)
+_current = threading.local()
+_lock = threading.RLock()
+cuda = SimpleNamespace(
+    Event=Event,
+    Stream=Stream,
+    alloc_pinned_memory=alloc_pinned_memory,
+    compiler=SimpleNamespace(CompileException=emulator.CompileError),
+    get_current_stream=get_current_stream,
+    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+)

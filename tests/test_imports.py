@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "memory", "randomness"],
     ["backend", "synsets"],
-    ["kernels.shapes", "outputs", "parallel"],
+    ["kernels.shapes", "kernels.views", "outputs", "parallel"],
+    ["processes"],
     ["kernels.cpu", "kernels.cuda"],
     ["kernels"],
     ["layers"],

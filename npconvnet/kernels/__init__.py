@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from npconvnet.backend import is_on_gpu
 from npconvnet.kernels.cpu import (
     add,
+    augment_in_parallel,
     average_pool2d,
     bias,
     bias_relu,
@@ -32,6 +33,7 @@ from npconvnet.kernels.cpu import (
 from npconvnet.kernels.cpu import augment as _augment
 from npconvnet.kernels.cpu import dropout as _dropout
 from npconvnet.kernels.cpu import max_pool2d as _max_pool2d
+from npconvnet.kernels.views import Views as Views
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,5 +93,4 @@ softmax = by_device(softmax_cross_entropy.softmax)
 softmax_cross_entropy_forward = by_device(softmax_cross_entropy.softmax_cross_entropy_forward)
 softmax_cross_entropy_backward = by_device(softmax_cross_entropy.softmax_cross_entropy_backward)
 sgd_update = by_device(sgd.sgd_update)
-augment = by_device(_augment.augment)
-Views = _augment.Views
+augment = by_device(_augment.augment, augment_in_parallel.augment)

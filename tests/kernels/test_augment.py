@@ -5,8 +5,26 @@ from hypothesis import strategies as st
 
 from npconvnet import kernels
 from npconvnet.kernels import Views
+from npconvnet.kernels.cpu import augment_in_parallel
+from npconvnet.kernels.cpu.augment import augment as definition
+from npconvnet.parallel import use_threads
 
 NOTHING_OFF, BY_ONE = np.zeros(3, np.float32), np.ones(3, np.float32)
+MEAN, STD = np.array([124, 117, 104], np.float32), np.array([59, 57, 58], np.float32)
+
+
+def draw(rng, shape, mean_is_image):
+    """The arguments of `augment`; `shape` is (N, H, W, crop)."""
+    count, height, width, crop = shape
+
+    def below(limit):
+        return rng.integers(0, limit, count, endpoint=True)
+
+    views = Views.plain(below(height - crop), below(width - crop), below(1))
+    views.colour[:] = rng.normal(0, 20, (count, 3))
+    views.erased[:] = np.sort(rng.integers(0, crop, (count, 2, 2), endpoint=True), axis=1).reshape(count, 4)
+    mean = rng.uniform(0, 255, (crop, crop, 3)).astype(np.float32) if mean_is_image else MEAN
+    return rng.integers(0, 256, (count, height, width, 3), np.uint8), views, crop, mean, STD
 
 
 def picture(*rows):
@@ -90,3 +108,23 @@ def test_a_crop_of_the_mean_colour_is_zero():
     pictures = np.broadcast_to(mean.astype(np.uint8), (2, 5, 5, 3))
     x = kernels.augment(pictures, Views.plain([0, 1], [1, 0], [False, True]), 4, mean, np.full(3, 57, np.float32))
     assert not x.any()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("mean_is_image", [False, True])
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 1, 1, 1), (7, 9, 12, 8), (5, 40, 40, 40)], ids=str)
+def test_in_parallel_as_by_the_definition(rng, monkeypatch, own_threads, threads, mean_is_image, shape):
+    """To the bit, with two crops of 8×8 at once, or else one."""
+    monkeypatch.setattr(augment_in_parallel, "NUMBERS", 2 * 8 * 8 * 3)
+    use_threads(threads)
+    arguments = draw(rng, shape, mean_is_image)
+    x = kernels.augment(*arguments)
+    np.testing.assert_array_equal(x, definition(*arguments))
+    assert x.dtype == np.float32
+
+
+@pytest.mark.parametrize("pictures", [2, 4])
+def test_as_many_views_as_pictures(rng, pictures):
+    _, *others = draw(rng, (3, 5, 5, 4), False)
+    with pytest.raises(ValueError):
+        kernels.augment(np.zeros((pictures, 5, 5, 3), np.uint8), *others)

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from importlib.machinery import ModuleSpec
 
@@ -72,3 +73,11 @@ def test_a_cuda_kernel_that_does_not_load_is_not_passed_over(cuda_stem, cupy, mo
 def test_the_names_and_the_words_are_those_of_the_definition():
     assert kernels.conv2d_forward.__name__ == "conv2d_forward"
     assert "fprop" in (kernels.conv2d_forward.__doc__ or "")
+
+
+def test_cuda_kernels_are_called_as_their_definitions():
+    definitions = [kernel.__wrapped__ for kernel in vars(kernels).values() if hasattr(kernel, "__wrapped__")]
+    twins = {d: twin for d in definitions if (twin := kernels._cuda_twin(d)) is not d}
+    assert twins
+    for definition, twin in twins.items():
+        assert inspect.signature(twin) == inspect.signature(definition)
