@@ -1,12 +1,14 @@
-"""One generator for each random choice of a run, made from the seed, what it is for, and where the run stands.
+"""One source of chance for each random choice of a run, made from the seed, what it is for, and where the run stands.
 
 So nothing random depends on what was drawn before: an interrupted run goes on with the same bits, and an image is
 cropped and coloured in the same way whichever batch or process it falls to.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
+import numpy.typing as npt
 
 
 class Purpose(IntEnum):
@@ -19,5 +21,41 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *position: int) -> np.random.Generator:
-    """The generator for `purpose` at `position`, such as (epoch, image); all numbers are non-negative."""
+    """The generator for `purpose` at `position`, such as (epoch,); all numbers are non-negative."""
     return np.random.default_rng([seed, purpose, *position])
+
+
+def uniforms(
+    count: int, items: npt.NDArray[np.int64], seed: int, purpose: Purpose, *position: int
+) -> npt.NDArray[np.float64]:
+    """(N, count) numbers between 0 and 1, both excluded, for each of `items` (N,), at `position`.
+
+    Each row is the item's own, whichever others are asked for: as if it had a generator, but that takes 12 µs to make
+    for each item, and this 2 µs.
+    """
+    key = np.random.SeedSequence([seed, purpose, *position]).generate_state(2)
+    numbers = np.asarray(items, np.uint64)[:, None]
+    blocks = np.arange(-(-count // 4), dtype=np.uint64)[None]
+    counter = np.broadcast_arrays(blocks, np.uint64(0), numbers & _LOW, numbers >> _HALF)
+    words = np.stack(philox(counter, key), axis=2).reshape(len(numbers), -1)  # (N, 4 · blocks)
+    return (words[:, :count] + 0.5) / 2**32
+
+
+_LOW, _HALF = np.uint64(2**32 - 1), np.uint64(32)
+_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
+_KEY_STEPS = np.array([0x9E3779B9, 0xBB67AE85], np.uint64)
+_ROUNDS = 10
+
+
+def philox(counter: Sequence[npt.NDArray[np.uint64]], key: npt.ArrayLike) -> tuple[npt.NDArray[np.uint64], ...]:
+    """Philox4x32-10: four words of 32 bits, each (…), as random as can be, from four words `counter` and two `key`.
+
+    Words are held in uint64. Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+    """
+    a, b, c, d = counter
+    low, high = np.asarray(key, np.uint64)
+    for _ in range(_ROUNDS):
+        first, second = _MULTIPLIERS[0] * a, _MULTIPLIERS[1] * c
+        a, b, c, d = (second >> _HALF) ^ b ^ low, second & _LOW, (first >> _HALF) ^ d ^ high, first & _LOW
+        low, high = (low + _KEY_STEPS[0]) & _LOW, (high + _KEY_STEPS[1]) & _LOW
+    return a, b, c, d

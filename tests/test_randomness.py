@@ -1,6 +1,10 @@
 """Generators depend on seed, purpose and position, and on nothing else."""
 
-from npconvnet.randomness import Purpose, generator
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from npconvnet.randomness import Purpose, generator, philox, uniforms
 
 
 def draw(*arguments):
@@ -26,3 +30,40 @@ def test_purposes_keep_their_numbers():
     """They are part of the random state of every checkpoint."""
     assert [p.value for p in Purpose] == [0, 1, 2, 3]
     assert [p.name for p in Purpose] == ["INITIALIZE", "SHUFFLE", "AUGMENT", "DROPOUT"]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers(counter, key, words):
+    """Of its authors: kat_vectors in Random123."""
+    assert [int(word[0]) for word in philox([np.array([n], np.uint64) for n in counter], key)] == words
+
+
+def test_every_item_has_chances_of_its_own():
+    items = np.array([5, 0, 2**40, 2**40 + 2**32])
+    together = uniforms(7, items, 3, Purpose.AUGMENT, 5)
+    assert together.shape == (4, 7)
+    assert len(np.unique(together)) == 28
+    for row, item in zip(together, items, strict=True):
+        np.testing.assert_array_equal(uniforms(7, np.array([item]), 3, Purpose.AUGMENT, 5)[0], row)
+        np.testing.assert_array_equal(uniforms(3, np.array([item]), 3, Purpose.AUGMENT, 5)[0], row[:3])
+    for seed, purpose, epoch in ((4, Purpose.AUGMENT, 5), (3, Purpose.DROPOUT, 5), (3, Purpose.AUGMENT, 6)):
+        assert not np.isin(uniforms(7, items, seed, purpose, epoch), together).any()
+
+
+def test_chances_are_uniform_and_independent():
+    chances = uniforms(12, np.arange(5000), 0, Purpose.AUGMENT, 0)
+    assert 0 < chances.min() < chances.max() < 1
+    assert all(kstest(column, "uniform").pvalue > 0.001 for column in chances.T)
+    np.testing.assert_allclose(np.corrcoef(chances.T), np.eye(12), atol=0.06)
+    assert abs(np.corrcoef(chances[:-1].ravel(), chances[1:].ravel())[0, 1]) < 0.02  # from item to item

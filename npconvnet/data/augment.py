@@ -7,7 +7,7 @@ The pixels are changed by kernels/cpu/augment.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from npconvnet.kernels import Views
 from npconvnet.preprocessing import Picture, Preprocessing
+from npconvnet.randomness import Purpose, uniforms
 
 #: Standard deviation of the colour noise, in standard deviations of the training pixels along each component
 #: (cuda-convnet2's color_noise).
@@ -73,35 +74,49 @@ class Augmentation:
 
     def draw(
         self,
-        generators: Sequence[np.random.Generator],
+        seed: int,
+        epoch: int,
+        images: npt.NDArray[np.int64],
         preprocessing: Preprocessing,
         components: npt.NDArray[np.float64],
     ) -> Views:
-        """One view for each image, from its own generator; `components` as in ColourStatistics.
+        """One view for each of `images` (N,), by its own chances in that epoch; `components` as in ColourStatistics.
 
         Every choice is drawn whether or not it is used, so that switching one off leaves the others as they were.
         """
-        count, margin = len(generators), preprocessing.resize - preprocessing.crop
-        views = Views.plain([margin // 2] * count, [margin // 2] * count, [False] * count)
-        for n, rng in enumerate(generators):
-            top, left = rng.integers(0, margin, size=2, endpoint=True)
-            reflect = rng.random() < 0.5
-            colour = components @ rng.normal(0, COLOUR_NOISE, 3)
-            erased = _rectangle(rng, preprocessing.crop)
-            if self.crop:
-                views.top[n], views.left[n] = top, left
-            views.reflect[n] = self.reflect and reflect
-            if self.colour:
-                views.colour[n] = colour
-            if self.erase:
-                views.erased[n] = erased
+        chances = uniforms(_CHANCES, images, seed, Purpose.AUGMENT, epoch).T
+        margin = preprocessing.resize - preprocessing.crop
+        if self.crop:
+            top, left = _whole(chances[0], margin), _whole(chances[1], margin)
+        else:
+            top = left = np.full(len(images), margin // 2)
+        views = Views.plain(top, left, self.reflect & (chances[2] < 0.5))
+        if self.colour:
+            views.colour[:] = COLOUR_NOISE * _normal(chances[3:7])[:, :3] @ components.T
+        if self.erase:
+            views.erased[:] = _rectangles(chances[7:12], preprocessing.crop)
         return views
 
 
-def _rectangle(rng: np.random.Generator, crop: int) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right), of no area for the images that keep everything."""
-    if rng.random() >= ERASE_PROBABILITY:
-        return 0, 0, 0, 0
-    height, width = np.round(rng.uniform(*ERASE_SIDES, size=2) * crop).astype(int)
-    top, left = rng.integers(0, crop - height, endpoint=True), rng.integers(0, crop - width, endpoint=True)
-    return int(top), int(left), int(top + height), int(left + width)
+#: So many for each image: two for the crop, one for the reflection, four for the colour, five for the rectangle.
+_CHANCES = 12
+
+
+def _whole(chances: npt.NDArray[np.float64], largest: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Whole numbers from 0 to `largest`, each as likely as the others."""
+    whole: npt.NDArray[np.int64] = (chances * (np.asarray(largest) + 1)).astype(np.int64)
+    return whole
+
+
+def _normal(chances: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(N, 4) numbers of the standard normal distribution from `chances` (4, N): Box and Muller 1958."""
+    radius, angle = np.sqrt(-2 * np.log(chances[:2])), 2 * np.pi * chances[2:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)]).T
+
+
+def _rectangles(chances: npt.NDArray[np.float64], crop: int) -> npt.NDArray[np.int64]:
+    """(N, 4) of top, left, bottom, right; of no area for the images that keep everything."""
+    least, most = ERASE_SIDES
+    sides = np.rint((least + (most - least) * chances[1:3]) * crop).astype(np.int64)
+    begins = _whole(chances[3:5], crop - sides)
+    return np.where(chances[0] < ERASE_PROBABILITY, np.concatenate([begins, begins + sides]), 0).T

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from npconvnet.data.layouts.annotations import ANNOTATION_FOLDERS, Annotations, Box
 from npconvnet.data.layouts.companions import Companions, text_lines
-from npconvnet.data.layouts.listing import Listing, list_folder, list_images, scan, stem
+from npconvnet.data.layouts.listing import Listing, list_folder, list_images, printable, scan, stem
 from npconvnet.errors import InputError
 from npconvnet.synsets import Synset, imagenet_synsets
 
@@ -44,7 +44,7 @@ class Example:
     """One labelled image: `size` bytes from `offset` of the tar `path`, or (size -1) the whole file `path`.
 
     `name` is its path in the unpacked data set, such as "train/n01440764/n01440764_10026.JPEG" or
-    "val/ILSVRC2012_val_00000001.JPEG", and unique in it.
+    "val/ILSVRC2012_val_00000001.JPEG", and unique in it. It can be printed, whatever bytes a file is named by.
     """
 
     name: str
@@ -60,9 +60,11 @@ class Example:
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot read {self.name} ({error.strerror})") from error
+            raise InputError(f"{printable(str(self.path))}: cannot read {self.name} ({error.strerror})") from error
         if len(data) < self.size:
-            raise InputError(f"{self.path}: cut off before the end of {self.name}; copy or download it again")
+            raise InputError(
+                f"{printable(str(self.path))}: cut off before the end of {self.name}; copy or download it again"
+            )
         return data
 
 
@@ -89,6 +91,8 @@ class Dataset:
 
     def boxes(self, example: Example) -> list[Box]:
         """The annotated boxes of an example that are of classes of the data set; empty if it has no annotation.
+
+        Many threads may call it at once: an archive of annotations is read by one, and the others wait.
 
         Raises InputError if the annotation is not VOC XML, or if an archive of annotations is damaged.
         """
@@ -207,9 +211,9 @@ class _Examples(Sequence[Example]):
         listing, chosen, label = self._listing, self._chosen[at], int(self._labels[at])
         name = listing.names[chosen]
         if listing.places is None:
-            return Example(name, label, listing.base / name)
+            return Example(printable(name), label, listing.base / name)
         offset, size = listing.places[chosen].tolist()
-        return Example(name, label, listing.base, offset, size)
+        return Example(printable(name), label, listing.base, offset, size)
 
 
 # ---- Classes --------------------------------------------------------------------------------------------------------
@@ -234,7 +238,7 @@ def _synsets(classes: Iterable[str], companions: Companions) -> tuple[Synset, ..
     if synset_file := companions.find(*_SYNSET_FILES):
         rows = (line.split(maxsplit=1) for line in text_lines(synset_file[1]))
         names |= {row[0]: row[1].strip() for row in rows if len(row) == 2}
-    return tuple(Synset(wnid, names.get(wnid, wnid)) for wnid in classes)
+    return tuple(Synset(wnid, names.get(wnid, wnid)) for wnid in map(printable, classes))
 
 
 # ---- Labels of the validation images --------------------------------------------------------------------------------
@@ -322,4 +326,4 @@ def _blacklist(listing: Listing, companions: Companions) -> frozenset[str]:
     listed = companions.find("*blacklist*.txt")
     numbers = text_lines(listed[1]) if listed else []
     stems = {f"ILSVRC2012_val_{int(number):08d}" for number in numbers if number.strip().isdecimal()}
-    return frozenset(name for name in listing.names if stem(name) in stems)
+    return frozenset(printable(name) for name in listing.names if stem(name) in stems)

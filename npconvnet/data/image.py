@@ -1,21 +1,39 @@
 """Image files to RGB arrays: decode any file, and cut out the centre square on the way.
 
-The bytes decide what a file is, never its name (ImageNet's n02105855_2933.JPEG is a PNG). Every function returns
-(H, W, 3) uint8 RGB, writes no global state and may be called from many threads at once.
+The bytes decide what a file is, never its name (ImageNet's n02105855_2933.JPEG is a PNG). Pictures are (H, W, 3) uint8
+RGB. Nothing here writes global state, and all of it may be called from many threads at once.
+
+Pillow opens every file and decides whether it is an image. Where the package simplejpeg is installed (an extra), it
+decodes ordinary JPEGs that keep their size in Pillow's place, faster and to the same bits: both use libjpeg-turbo.
 """
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from npconvnet.errors import InputError
-from npconvnet.preprocessing import Preprocessing, centre_square
+from npconvnet.preprocessing import Picture, Preprocessing, centre_square
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
 
 
-def read_image(path: Path | str) -> NDArray[np.uint8]:
+def decoder_name() -> str:
+    """The libraries that decode and resize here, and their versions: others may differ in the last bit."""
+    turbo = features.version_feature("libjpeg_turbo")
+    library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
+    pillow = f"Pillow {PIL.__version__} ({library})"
+    return pillow if simplejpeg is None else f"simplejpeg {simplejpeg.__version__}, {pillow}"
+
+
+def read_image(path: Path | str) -> Picture:
     """Read an image file as (H, W, 3) uint8 RGB; see `decode_image`.
 
     Raises InputError, naming the file, if it cannot be opened or is not a whole image.
@@ -27,7 +45,7 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     return decode_image(data, str(path))
 
 
-def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode_image(data: bytes, name: str) -> Picture:
     """Decode the bytes of an image file to (H, W, 3) uint8 RGB, in the orientation in which the pixels are stored.
 
     CMYK, grey, palette, 16-bit and floating-point images become RGB, alpha is dropped, and an animation gives its
@@ -36,30 +54,53 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     Raises InputError, naming `name`, if the bytes are not a whole image or hold more pixels than Pillow's limit
     against decompression bombs (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    return np.array(_decode(data, name))
+    picture, _ = _decode(data, name)
+    return picture
 
 
-def load_square(data: bytes, name: str, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def load_square(data: bytes, name: str, preprocessing: Preprocessing) -> Picture:
     """`decode_image` and `preprocessing.centre_square` in one, decoding a large JPEG at a reduced scale.
 
-    Returns (resize, resize, 3) uint8 RGB. Raises InputError as `decode_image` does.
+    Returns (resize, resize, 3) uint8 RGB: of a picture of that size the pixels as they are. Raises InputError as
+    `decode_image` does.
     """
-    # The JPEG decoder halves an image two to three times faster than the filter does, but with a plain box filter.
-    # Leaving the last factor of two or more to the filter keeps the result within a few grey levels of the slow way.
-    return centre_square(_decode(data, name, shorter_side=2 * preprocessing.resize), preprocessing)
+    square, _ = load_square_and_size(data, name, preprocessing)
+    return square
 
 
-def _decode(data: bytes, name: str, shorter_side: int | None = None) -> Image.Image:
-    """The image in mode RGB; a JPEG may come at 1/2, 1/4 or 1/8 of its size, but not below `shorter_side`."""
+def load_square_and_size(data: bytes, name: str, preprocessing: Preprocessing) -> tuple[Picture, tuple[int, int]]:
+    """What `load_square` gives, and the width and height in pixels of the picture that it is the square of."""
+    return _decode(data, name, preprocessing)
+
+
+def _decode(data: bytes, name: str, preprocessing: Preprocessing | None = None) -> tuple[Picture, tuple[int, int]]:
+    """The whole image, or its centre square if there is `preprocessing`; and the image's width and height."""
     try:
-        with Image.open(io.BytesIO(_without_metadata(data))) as image:
+        data = _without_metadata(data)
+        with Image.open(io.BytesIO(data)) as image:
             _check_size(image)
-            if shorter_side is not None:
-                image.draft(image.mode, (shorter_side, shorter_side))
-            return _to_rgb(image)
+            size = image.size
+            if preprocessing is None or size == (preprocessing.resize, preprocessing.resize):
+                return _pixels(data, image), size
+            # The JPEG decoder halves an image two to three times faster than the filter does, but with a plain box
+            # filter. Leaving the last factor of two or more to the filter keeps the result within a few grey levels
+            # of the slow way. (simplejpeg would gain nothing here: the filter needs the pixels in Pillow's own memory.)
+            image.draft(image.mode, (2 * preprocessing.resize, 2 * preprocessing.resize))
+            return centre_square(_to_rgb(image), preprocessing), size
     except Exception as error:  # on damaged bytes Pillow's readers raise nearly anything, not only OSError
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise InputError(f"{name}: cannot be read as an image ({reason if data else 'the file is empty'})") from error
+
+
+def _pixels(data: bytes, image: Image.Image) -> Picture:
+    """The pixels of `image`, of which Pillow has read no more than the header from `data`."""
+    if simplejpeg is not None and image.format == "JPEG" and image.mode in ("L", "RGB"):
+        width, height = image.size
+        picture = np.empty((height, width, 3), np.uint8)  # of the size that was checked, whatever simplejpeg reads
+        with suppress(ValueError, RuntimeError):  # of what simplejpeg refuses or warns of, Pillow has the last word
+            if simplejpeg.decode_jpeg(data, "RGB", buffer=picture).shape == picture.shape:
+                return picture
+    return np.array(_to_rgb(image))
 
 
 def _without_metadata(data: bytes) -> bytes:

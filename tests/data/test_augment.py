@@ -4,16 +4,18 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare, kstest, norm, uniform
 
 from npconvnet.data.augment import Augmentation, ColourStatistics
 from npconvnet.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(resize=73, crop=64)
 COMPONENTS = np.diag([10.0, 5.0, 1.0])
+PLACES = [(0, 0), (0, 1), (1, 0), (2**70, 0)]
 
 
 def draw(augmentation, count=200, components=COMPONENTS):
-    return augmentation.draw([np.random.default_rng(n) for n in range(count)], PREPROCESSING, components)
+    return augmentation.draw(0, 0, np.arange(count), PREPROCESSING, components)
 
 
 def test_everything_varies_and_stays_in_range():
@@ -46,10 +48,29 @@ def test_each_can_be_switched_off_and_leaves_the_others(name):
 
 
 def test_an_image_is_varied_in_the_same_way_in_any_batch():
-    alone = Augmentation().draw([np.random.default_rng(7)], PREPROCESSING, COMPONENTS)
+    alone = Augmentation().draw(0, 0, np.array([7]), PREPROCESSING, COMPONENTS)
     together = draw(Augmentation(), 10)
     for field in (f.name for f in dataclasses.fields(alone)):
         np.testing.assert_array_equal(getattr(alone, field)[0], getattr(together, field)[7])
+
+
+def test_chances_are_spread_as_they_should():
+    views = draw(Augmentation(), 20_000)
+    for start in (views.top, views.left):
+        assert chisquare(np.bincount(start)).pvalue > 0.01
+    erased = views.erased[views.erased[:, 2] > 0]
+    for begin in (0, 1):
+        sides = erased[:, begin + 2] - erased[:, begin]
+        assert (sides.min(), sides.max()) == (6, 26)  # 10% and 40% of 64
+        assert kstest((sides + np.linspace(-0.5, 0.5, len(sides))) / 64, uniform(0.1, 0.3).cdf).pvalue > 0.001
+    colours = views.colour / np.sqrt(np.diag(np.cov(views.colour.T)))
+    assert all(kstest(colour, norm.cdf).pvalue > 0.01 for colour in colours.T)
+    np.testing.assert_allclose(np.corrcoef(colours.T), np.eye(3), atol=0.03)
+
+
+def test_epochs_and_seeds_differ():
+    drawn = [Augmentation().draw(seed, epoch, np.arange(9), PREPROCESSING, COMPONENTS) for seed, epoch in PLACES]
+    assert len({views.top.tobytes() + views.colour.tobytes() for views in drawn}) == len(PLACES)
 
 
 def test_colour_statistics():

@@ -1,13 +1,17 @@
 import io
+import os
 import pickle
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import scipy.io
 
 from npconvnet.data.ilsvrc import Box, Example, Synset, imagenet_synsets, open_dataset
-from npconvnet.data.layouts.companions import Companions
+from npconvnet.data.layouts.companions import Companions, archived_files
+from npconvnet.data.layouts.listing import list_images
 from npconvnet.errors import InputError
 
 # Three classes whose ids in the devkit are not in the order of the wnids, as in ILSVRC (1 is n02119789, kit fox).
@@ -163,6 +167,125 @@ def test_official_tars_are_read_in_place(tmp_path):
     ]
 
 
+def odd_tar(*members, format=tarfile.PAX_FORMAT):
+    """A tar of members (name, content), in which a TarInfo may stand for a name, and a name more than once."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, content in members:
+            member = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def special(name, type):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = type, f"{VALIDATION[0]}.JPEG"
+    return member
+
+
+def replace_validation(root, *extra, **options):
+    """The miniature's validation tar with more members after its own."""
+    files = [(f"{name}.JPEG", image(name)) for name in VALIDATION]
+    write(root / "ILSVRC2012_img_val.tar", odd_tar(*files, *extra, **options))
+
+
+def test_of_members_of_one_name_the_last_counts(tmp_path):
+    """A tar to which files were appended that were in it before, as by `tar --append`, or a class anew."""
+    write_official(tmp_path)
+    replace_validation(tmp_path, (f"{VALIDATION[1]}.JPEG", b"old"), (f"./{VALIDATION[1]}.JPEG", b"new"))
+    first, second, third = (
+        odd_tar(*((f"{name}.JPEG", image(name)) for name in TRAIN[wnid]), (f"{TRAIN[wnid][0]}.JPEG", b"new"))
+        for wnid in WNIDS
+    )
+    stale = odd_tar((f"{TRAIN[WNIDS[1]][0]}.JPEG", b"stale"), ("stale.JPEG", b"stale"))
+    tars = zip((f"{wnid}.tar" for wnid in (WNIDS[1], *WNIDS)), (stale, first, second, third), strict=True)
+    write(tmp_path / "ILSVRC2012_img_train.tar", odd_tar(*tars))
+    dataset = open_dataset(tmp_path)
+    read = {example.name: example.read() for example in (*dataset.train, *dataset.validation)}
+    assert len(read) == len(dataset.train) + len(dataset.validation) == 14
+    assert read.pop(f"val/{VALIDATION[1]}.JPEG") == b"new"
+    for wnid in WNIDS:
+        assert read.pop(f"train/{wnid}/{TRAIN[wnid][0]}.JPEG") == b"new"
+    assert not {b"old", b"stale", b"new"} & set(read.values())
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "tar"])
+def test_links_devices_and_folders_in_a_tar_are_no_images(tmp_path, suffix):
+    write_official(tmp_path)
+    types = tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE
+    members = [(special(f"odd{number}.{suffix}", type), b"") for number, type in enumerate(types)]
+    link = tarfile.TarInfo(f"link.{suffix}")
+    replace_validation(tmp_path, *members, (link, b""))
+    content = (tmp_path / "ILSVRC2012_img_val.tar").read_bytes()
+    link.type, link.size = (
+        tarfile.LNKTYPE,
+        700,
+    )  # some writers give a link the size of its file, whose bytes are elsewhere
+    content = content.replace(tarfile.TarInfo(link.name).tobuf(tarfile.PAX_FORMAT), link.tobuf(tarfile.PAX_FORMAT))
+    write(tmp_path / "ILSVRC2012_img_val.tar", content)
+    assert_reads_the_miniature(open_dataset(tmp_path))
+
+
+def test_names_in_a_tar_stay_below_its_folder(tmp_path):
+    names = ["../../a.JPEG", "/b.JPEG", "//etc/c.JPEG", "x/../d.JPEG", "..", "/", "./e.JPEG"]
+    inner = odd_tar(*((name, image(name)) for name in names))
+    write(tmp_path / "ILSVRC2012_img_train.tar", odd_tar(("/../n1.tar", inner), ("/n2/../n2.tar", inner)))
+    write_classes(tmp_path / "val", n1=1)
+    train = open_dataset(tmp_path).train
+    below = {"a.JPEG": names[0], "b.JPEG": names[1], "e.JPEG": names[6], "etc/c.JPEG": names[2], "x/d.JPEG": names[3]}
+    assert [example.name for example in train] == [f"train/{wnid}/{name}" for wnid in ("n1", "n2") for name in below]
+    assert [example.read() for example in train] == 2 * [image(name) for name in below.values()]
+    assert [example.label for example in train] == 5 * [0] + 5 * [1]
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_names_in_a_tar_may_be_long_and_in_any_alphabet(tmp_path, format):
+    long = "犬" * 80
+    inner = odd_tar(("Fußball 猫.JPEG", b"1"), (f"{long}.JPEG", b"2"), format=format)
+    write(tmp_path / "ILSVRC2012_img_train.tar", odd_tar(("Bär.tar", inner), (f"{long}.tar", inner), format=format))
+    write_classes(tmp_path / "val", Bär=1)
+    dataset = open_dataset(tmp_path)
+    assert [synset.wnid for synset in dataset.synsets] == ["Bär", long]
+    assert [(example.name, example.read()) for example in dataset.train[:2]] == [
+        ("train/Bär/Fußball 猫.JPEG", b"1"),
+        (f"train/Bär/{long}.JPEG", b"2"),
+    ]
+
+
+@pytest.mark.parametrize("size", [-512, -1, 2**62, 2**80])
+def test_sizes_in_a_tar_that_make_no_sense_are_refused(tmp_path, size):
+    write_official(tmp_path)
+    member = tarfile.TarInfo("a.JPEG")
+    member.size = size
+    write(tmp_path / "ILSVRC2012_img_val.tar", member.tobuf(tarfile.GNU_FORMAT) + image("a") + bytes(2048))
+    refused(tmp_path, r"img_val\.tar: the tar is cut off or damaged")
+
+
+def test_no_damage_to_a_tar_gives_anything_but_a_data_set_or_an_input_error(tmp_path):
+    rng = np.random.default_rng(0)
+    inner = odd_tar((f"{'a' * 120}é.jpg", b"x" * 10), ("b.jpg", b"y" * 700)).rstrip(b"\0") + bytes(1024)
+    whole = odd_tar(("n1.tar", inner), ("n2/c.jpg", b"z")).rstrip(b"\0") + bytes(1024)
+    read, refusals = 0, 0
+    for _ in range(2000):
+        damaged = bytearray(whole)
+        header = int(rng.integers(len(whole) // 512)) * 512
+        at, length = header + int(rng.integers(512)), int(rng.integers(1, 9))
+        damaged[at : at + length] = b"\xff" * length if rng.integers(2) else rng.bytes(int(rng.integers(9)))
+        checked = damaged[header : header + 512]  # a checksum that fits lets the damage through to the fields
+        damaged[header + 148 : header + 156] = b"%06o\0 " % (256 + sum(checked) - sum(checked[148:156]))
+        write(tmp_path / "x.tar", bytes(damaged[: rng.integers(4 * len(whole))]))
+        try:
+            listing = list_images(tmp_path / "x.tar", "train")
+            assert len(set(listing.names)) == len(listing.names)
+            read += 1
+        except InputError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+    assert read > 100
+    assert refusals > 100
+
+
 @pytest.mark.parametrize("archive_of", ["files", "tars"])
 def test_boxes_of_the_official_archives(tmp_path, archive_of):
     write_official(tmp_path)
@@ -187,6 +310,24 @@ def test_archives_of_boxes_are_not_opened_before_a_box_is_asked_for(tmp_path):
     assert dataset.boxes(dataset.train[0]) == []
     with pytest.raises(InputError, match=r"bbox_val_v3\.tgz: the archive cannot be read to its end"):
         dataset.boxes(dataset.validation[0])
+
+
+def test_an_archive_of_boxes_is_read_once_however_many_threads_ask(tmp_path, monkeypatch):
+    write_official(tmp_path)
+    write(tmp_path / "ILSVRC2012_bbox_val_v3.tgz", tar({f"{VALIDATION[0]}.xml": voc((WNIDS[1], (1, 2, 3, 4)))}, "w:gz"))
+    read = []
+
+    def slowly(path):
+        read.append(path)
+        time.sleep(0.1)
+        return archived_files(path)
+
+    monkeypatch.setattr("npconvnet.data.layouts.annotations.archived_files", slowly)
+    dataset = open_dataset(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(dataset.boxes, 8 * [dataset.validation[0]]))
+    assert found == 8 * [[Box(1, 1, 2, 3, 4)]]
+    assert len(read) == 1
 
 
 def test_tars_and_folders_may_be_mixed(tmp_path):
@@ -467,6 +608,43 @@ def test_hidden_files_and_other_files_are_ignored_and_folders_in_a_class_are_not
         f"train/{name}" for name in ("cat/000.jpg", *(f"cat/{name}" for name in kept), "dog/000.jpg")
     ]
     assert [example.name for example in dataset.validation] == ["val/cat/000.jpg"]
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+def test_names_that_are_no_utf_8_can_be_read_and_printed(tmp_path, in_tar):
+    name, folder = os.fsdecode(b"caf\xe9.jpg"), os.fsdecode(b"n\xff")
+    write_classes(tmp_path / "val", cat=1)
+    if in_tar:
+        inner = odd_tar((name, b"1"), format=tarfile.GNU_FORMAT)
+        outer = odd_tar((f"{folder}.tar", inner), ("cat.tar", inner), format=tarfile.GNU_FORMAT)
+        write(tmp_path / "ILSVRC2012_img_train.tar", outer)
+    else:
+        try:
+            write(tmp_path / "train" / folder / name, b"1")
+        except OSError:
+            pytest.skip("this file system takes no such names")
+        write(tmp_path / "train" / "cat" / name, b"1")
+    dataset = open_dataset(tmp_path)
+    assert [synset.wnid for synset in dataset.synsets] == ["cat", r"n\xff"]
+    assert [example.name for example in dataset.train] == [r"train/cat/caf\xe9.jpg", r"train/n\xff/caf\xe9.jpg"]
+    assert [example.read() for example in dataset.train] == [b"1", b"1"]
+    assert [dataset.boxes(example) for example in dataset.train] == [[], []]
+    dataset.train[0].path.unlink()
+    with pytest.raises(InputError) as caught:
+        dataset.train[0].read()
+    str(caught.value).encode("utf-8")  # raises if it could not be printed
+
+
+@pytest.mark.parametrize("write_layout", [write_official, write_kaggle])
+def test_nothing_is_written_into_a_source(tmp_path, write_layout):
+    write_layout(tmp_path)
+    write(tmp_path / "ILSVRC2012_bbox_val_v3.tgz", tar({f"{VALIDATION[0]}.xml": voc((WNIDS[1], (1, 2, 3, 4)))}, "w:gz"))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    dataset = open_dataset(tmp_path)
+    for example in (*dataset.train, *dataset.validation):
+        example.read()
+        dataset.boxes(example)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_links_to_folders_and_files_are_followed(tmp_path):

@@ -1,18 +1,32 @@
 import io
+import re
 import struct
 import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageSequence
 
-from npconvnet.data.image import decode_image, load_square, read_image
+from npconvnet.data import image as image_module
+from npconvnet.data.image import decode_image, decoder_name, load_square, read_image
 from npconvnet.errors import InputError
 from npconvnet.preprocessing import Preprocessing, resize_and_centre_crop
+
+
+@pytest.fixture(params=["simplejpeg", "Pillow"], autouse=True)
+def decoder(request, monkeypatch):
+    """Every test runs with simplejpeg and without it."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(image_module, "simplejpeg", None)
+    else:
+        pytest.importorskip("simplejpeg")
+    return request.param
 
 
 def encode(image, format="PNG", **options):
@@ -53,7 +67,17 @@ def test_lossless_formats_come_back_exactly(format):
     assert image.flags.writeable
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+JPEG_OPTIONS: dict[str, dict[str, Any]] = {
+    "4:2:0": {},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0},
+    "progressive": {"progressive": True},
+    "restart markers": {"restart_marker_blocks": 2},
+    "stored as RGB": {"keep_rgb": True},
+}
+
+
+@pytest.mark.parametrize("options", JPEG_OPTIONS.values(), ids=list(JPEG_OPTIONS))
 def test_jpeg(options):
     picture = photograph()
     assert difference(decode_image(encode(picture, "JPEG", quality=95, **options), "x"), picture).mean() < 2
@@ -91,6 +115,52 @@ def test_cmyk_which_adobe_stores_inverted_in_a_jpeg():
     assert b"Adobe" in jpeg[:64]
     assert difference(decode_image(jpeg, "x"), picture.convert("RGB")).mean() < 2
     assert np.array_equal(decode_image(encode(picture, "TIFF"), "x"), np.asarray(picture.convert("RGB")))
+
+
+def ycck():
+    """A JPEG as Photoshop writes CMYK: cyan, magenta and yellow turned into YCbCr; and the CMYK picture in it."""
+    cyan, magenta, yellow = photograph().split()
+    black = Image.linear_gradient("L").resize(cyan.size)
+    planes = Image.merge("RGB", (cyan, magenta, yellow)).convert("YCbCr").split()
+    inverted = [plane.point(lambda value: 255 - value) for plane in planes]  # as Pillow inverts all when it writes
+    jpeg = bytearray(encode(Image.merge("CMYK", (*inverted, black)), "JPEG", quality=95))
+    jpeg[jpeg.index(b"Adobe") + 11] = 2  # the colour transform: YCCK
+    return bytes(jpeg), Image.merge("CMYK", (cyan, magenta, yellow, black))
+
+
+def test_ycck():
+    jpeg, picture = ycck()
+    assert difference(decode_image(jpeg, "x"), picture.convert("RGB")).mean() < 2
+
+
+def arithmetic_coded():
+    """A grey JPEG whose arithmetic code is empty: the decoder reads zeros, which stand for some picture."""
+    jpeg = encode(Image.new("L", (24, 16)), "JPEG")
+    end_of_header = jpeg.index(b"\xff\xda") + 10
+    return jpeg[:end_of_header].replace(b"\xff\xc0", b"\xff\xc9") + b"\xff\xd9"
+
+
+def test_arithmetic_coded_jpeg():
+    image = decode_image(arithmetic_coded(), "x")
+    assert image.shape == (16, 24, 3)
+    assert image.std() > 10
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 7), (8, 1)])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_very_small_and_very_long_images(format, size):
+    picture = photograph(*size)
+    options = {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
+    data = encode(picture, format, **options)
+    assert difference(decode_image(data, "x"), picture).max() <= 12
+    assert load_square(data, "x", Preprocessing(16, 16)).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
+def test_bytes_after_the_end_of_the_image_do_not_count(format):
+    data = encode(photograph(), format)
+    for rest in (bytes(1000), b"\xff", data, b"\xff\xd9\xff"):
+        assert np.array_equal(decode_image(data + rest, "x"), decode_image(data, "x"))
 
 
 def test_a_jpeg_of_which_only_adobe_says_that_it_is_stored_as_rgb():
@@ -198,11 +268,22 @@ def test_what_is_not_a_whole_image_is_refused_by_name(data, load):
     assert "0x" not in str(caught.value)
 
 
-@pytest.mark.parametrize("side", [10_000, 100_000], ids=["Pillow warns", "Pillow refuses"])
+def header_of_jpeg(width, height):
+    jpeg = encode(photograph(16, 16), "JPEG")
+    frame = jpeg.index(b"\xff\xc0")
+    return jpeg[: frame + 5] + struct.pack(">HH", height, width) + jpeg[frame + 9 :]
+
+
+@pytest.mark.parametrize("header", [header_of_png, header_of_jpeg])
+@pytest.mark.parametrize("side", [10_000, 65_000], ids=["Pillow warns", "Pillow refuses"])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_decompression_bombs_are_refused(side):
-    with pytest.raises(InputError, match=rf"^bomb.png: cannot be read as an image \(.*{side}"):
-        decode_image(header_of_png(side, side), "bomb.png")
+def test_decompression_bombs_are_refused_before_memory_is_taken(header, side, monkeypatch):
+    data = header(side, side)
+    monkeypatch.setattr(image_module, "_pixels", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("loaded"))
+    reason = rf"({side} x {side} pixels|{side * side} pixels)"
+    with pytest.raises(InputError, match=rf"^x: cannot be read as an image \(.*{reason}"):
+        decode_image(data, "x")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
@@ -218,6 +299,14 @@ def test_no_damage_gives_anything_but_an_image_or_an_input_error(format):
                 assert decode_image(damaged.tobytes(), "x").shape[2] == 3
             except InputError as error:
                 assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_jpeg_cut_anywhere_is_refused(options):
+    data = encode(photograph(40, 50), "JPEG", **options)
+    for length in range(0, len(data) - 2, 7):
+        with pytest.raises(InputError, match=r"^x: cannot be read as an image \(.+\)$"):
+            decode_image(data[:length], "x")
 
 
 def test_read_image(tmp_path):
@@ -266,10 +355,16 @@ def test_load_square_of_what_is_not_a_large_jpeg_is_decode_and_resize():
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_load_square_of_a_large_jpeg_is_close_to_decode_and_resize(mode):
     picture = photograph(750, 1001)
-    picture.paste(Image.effect_noise((300, 300), 60), (300, 200))  # detail that the small scale cannot show
+    noise = np.random.default_rng(0).normal(128, 60, (300, 300)).clip(0, 255).astype(np.uint8)
+    picture.paste(Image.fromarray(noise), (300, 200))  # detail that the small scale cannot show
     data = encode(picture.convert(mode), "JPEG", quality=95)
     square = load_square(data, "x", Preprocessing(64, 64))
     error = difference(square, resize_and_centre_crop(decode_image(data, "x"), Preprocessing(64, 64)))
     assert square.shape == (64, 64, 3)
     assert 0 < error.max() <= 16  # 0 < : the reduced scale is in use
     assert error.mean() < 1.5
+
+
+def test_decoder_name(decoder):
+    pillow = rf"Pillow {re.escape(PIL.__version__)} \(libjpeg.*\d\)"
+    assert re.fullmatch(rf"simplejpeg \d.*, {pillow}" if decoder == "simplejpeg" else pillow, decoder_name())

@@ -4,7 +4,7 @@ import numpy as np
 
 from npconvnet.backend import is_on_gpu, to_device, to_host
 from npconvnet.data.augment import Augmentation
-from npconvnet.data.loader import Batch
+from npconvnet.data.batch import Batch
 from npconvnet.models import MODELS
 from npconvnet.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from npconvnet.training.evaluation import evaluate
@@ -20,7 +20,7 @@ def train_one_step(device, rng_seed=0):
     optimizer = SGD(network, 0.9, 5e-4)
     rng = np.random.default_rng(rng_seed)
     squares, labels = rng.integers(0, 256, (1, 73, 73, 3), np.uint8), np.array([2])
-    views = Augmentation().draw([rng], network.preprocessing, np.eye(3))
+    views = Augmentation().draw(0, 0, np.array([0]), network.preprocessing, np.eye(3))
     x = network.preprocessing.apply(to_device(squares, device), views)
     loss, gradients = loss_and_gradients(network, x, to_device(labels, device), np.random.default_rng(7))
     optimizer.update(gradients, 0.01)

@@ -1,5 +1,6 @@
 """Bounding boxes: PASCAL VOC XML, one file an image, in folders or in the official archives."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,8 +40,12 @@ class Box:
     y_max: int
 
 
+#: No two threads read an archive. (It is no attribute, as a lock can't be sent to another process.)
+_reading_archives = threading.Lock()
+
+
 class Annotations:
-    """The annotations under a folder; none is read before it is asked for.
+    """The annotations under a folder; none is read before it is asked for. Many threads may ask at once.
 
     An archive stays in memory once it is read: about a megabyte for a thousand images.
     """
@@ -76,7 +81,8 @@ class Annotations:
                     continue
                 except OSError as error:
                     raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        archived = self._train_archive if split == "train" else self._validation_archive
+        with _reading_archives:
+            archived = self._train_archive if split == "train" else self._validation_archive
         return archived.get(stem(name))
 
     @cached_property

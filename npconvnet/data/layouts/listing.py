@@ -9,6 +9,7 @@ import tarfile
 from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -76,6 +77,11 @@ def stem(name: str) -> str:
     return base.rpartition(".")[0] if _is_image(base) else base
 
 
+def printable(name: str) -> str:
+    r"""A file name that can be written as UTF-8: bytes that are none, surrogates to Python, become \xff and so on."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _is_image(name: str) -> bool:
     base, _, suffix = name.rpartition(".")
     return base != "" and suffix.lower() in _IMAGE_SUFFIXES and not name.startswith(".")
@@ -91,10 +97,12 @@ def _walk(folder: Path, prefix: str) -> list[str]:
 
 
 def _list_tar(path: Path, prefix: str) -> Listing:
+    """The images in a tar and in the tars in it. Of members of one name the last counts, as in unpacking."""
     names: list[str] = []
     folders: list[str] = []
-    empty: list[str] = []
     places = array("q")  # offset, size, offset, size, ...
+    inner_tars: dict[str, tuple[int, int]] = {}  # by class folder: start and end in bytes
+    empty: list[str] = []
 
     def add(member: tarfile.TarInfo, name: PurePosixPath) -> None:
         if member.isfile() and _is_image(name.name):
@@ -106,17 +114,21 @@ def _list_tar(path: Path, prefix: str) -> Listing:
     bar = tqdm(desc=f"indexing {path.name}", total=size, unit="B", unit_scale=True, delay=2, leave=False, disable=None)
     with path.open("rb") as file, bar:
         for member in _tar_members(path, file, 0, size):
-            name = PurePosixPath(member.name)
-            if name.suffix == ".tar":
-                before = len(names)
-                for inner in _tar_members(path, file, member.offset_data, member.offset_data + member.size):
-                    add(inner, PurePosixPath(name.stem, inner.name))
-                if len(names) == before:
-                    empty.append(name.stem)
+            name = _path_below(member.name)
+            if member.isfile() and name.suffix == ".tar":
+                inner_tars[name.stem] = member.offset_data, member.offset_data + member.size
             else:
                 add(member, name)
-            bar.update(member.offset_data + member.size - bar.n)
-    order = sorted(range(len(names)), key=names.__getitem__)
+                bar.update(member.size)
+        for folder, (start, end) in inner_tars.items():
+            before = len(names)
+            for member in _tar_members(path, file, start, end):
+                add(member, folder / _path_below(member.name))
+            if len(names) == before:
+                empty.append(folder)
+            bar.update(end - start)
+    order = sorted(range(len(names)), key=names.__getitem__)  # members of one name stay in their order
+    order = [at for at, after in pairwise(order) if names[at] != names[after]] + order[-1:]
     return Listing(
         base=path,
         names=[names[at] for at in order],
@@ -126,20 +138,24 @@ def _list_tar(path: Path, prefix: str) -> Listing:
     )
 
 
+def _path_below(name: str) -> PurePosixPath:
+    """The path of a member below the folder into which it would be unpacked, even if it begins with / or has `..`."""
+    return PurePosixPath(*(part for part in name.split("/") if part != ".."))
+
+
 def _tar_members(path: Path, file: IO[bytes], start: int, end: int) -> Iterator[tarfile.TarInfo]:
     """The members of the tar in bytes start to end of an open file; their offsets count from the file's start."""
     cut_off = InputError(f"{path}: the tar is cut off or damaged; copy or download it again")
-    member_end = start
     file.seek(start)
     try:
         with tarfile.TarFile(fileobj=file) as tar:
-            for member in tar:
-                member_end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if member_end > end:
+            for member in iter(tar.next, None):
+                if member.size < 0 or tar.offset > end:
                     raise cut_off
+                tar.members.clear()  # type: ignore[attr-defined]  # half a kilobyte each
                 yield member
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError) as error:
         raise cut_off from error
-    file.seek(member_end)
+    file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a missing end, too, for the end
         raise cut_off
