@@ -26,8 +26,9 @@ from npconvnet.backend import resolve_device, to_device, to_host
 from npconvnet.cli import run
 from npconvnet.cli.options import device_option, threads_option
 from npconvnet.data.augment import Augmentation
-from npconvnet.data.ilsvrc import open_dataset
+from npconvnet.data.cache import toy_folder
 from npconvnet.data.loader import Loader
+from npconvnet.data.opening import open_to_train
 from npconvnet.data.toy import make_toy
 from npconvnet.errors import InputError
 from npconvnet.layers import Gradients
@@ -46,7 +47,7 @@ from npconvnet.training.checkpoint import (
 from npconvnet.training.evaluation import evaluate
 from npconvnet.training.log import Log, read_log
 from npconvnet.training.optimizer import SGD
-from npconvnet.training.run_folder import RunFolder, toy_folder
+from npconvnet.training.run_folder import RunFolder
 from npconvnet.training.schedule import IMAGENET, TOY, learning_rate
 from npconvnet.training.step import loss_and_gradients
 from npconvnet.visualization.figures.training import draw_filters, draw_training_curves
@@ -64,7 +65,7 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--data", type=click.Path(path_type=Path), help="ILSVRC in any layout, or a folder of class folders.")
+@click.option("--data", type=click.Path(path_type=Path), help="ILSVRC in any layout, class folders, or prepared.")
 @device_option
 @threads_option
 @click.option("--model", type=click.Choice(list(MODELS)), help="[default: paper with --data, tiny without]")
@@ -108,17 +109,16 @@ def main(context: click.Context, /, **given: Any) -> None:
         make_toy(root)
     else:
         root = Path(options["data"])
-    dataset = open_dataset(root)
-    if dataset.note:
-        click.echo(dataset.note)
+    data = open_to_train(root, MODELS[options["model"]]().preprocessing, click.echo)
+    if data.note:
+        click.echo(data.note)
+    seed, batch_size = options["seed"], options["batch_size"]
+    training, validation = (Loader(source, batch_size, device) for source in (data.train, data.validation))
+    colours = folder.colour_statistics() if given["resume"] else data.colours or training.colour_statistics()
 
     # -- Network: the table of layers, initial weights, and how to feed it
-    network = _network(options, len(dataset.synsets))
-    network.synsets = dataset.synsets
-    seed, batch_size = options["seed"], options["batch_size"]
-    training = Loader(dataset.train, network.preprocessing, batch_size)
-    validation = Loader(dataset.validation, network.preprocessing, batch_size)
-    colours = folder.colour_statistics() if given["resume"] else training.colour_statistics()
+    network = _network(options, len(data.synsets))
+    network.synsets = data.synsets
     network.preprocessing = colours.normalising(network.preprocessing)
     network.initialize(generator(seed, Purpose.INITIALIZE))
     network.to(device)
@@ -128,20 +128,20 @@ def main(context: click.Context, /, **given: Any) -> None:
     optimizer = SGD(network, options["momentum"], options["weight_decay"])
     position = Position(seed)
     if given["resume"]:
-        folder.require_same_data(dataset)
+        folder.require_same_data(data)
         position, refused = load_checkpoint(folder.path, network, optimizer)
         for line in refused:
             click.echo(f"{line}; going on from the checkpoint before it", err=True)
     else:
         position.unreadable |= training.unreadable  # found while the colours were measured
-        folder.create(options, dataset, colours)
+        folder.create(options, data, colours)
         save_checkpoint(folder.path, network, optimizer, position)
     training.unreadable = validation.unreadable = position.unreadable
     log = Log(folder.path, position.step, position.epoch)
     click.echo(
         f"{network.name}: {sum(p.size for p in network.parameters.values()):,} parameters, "
-        f"{len(dataset.train):,} training and {len(dataset.validation):,} validation images of "
-        f"{len(dataset.synsets)} classes ({dataset.layout}), on the {device}; run folder {folder.path}"
+        f"{len(data.train):,} training and {len(data.validation):,} validation images of "
+        f"{len(data.synsets)} classes ({data.layout}), on the {device}; run folder {folder.path}"
     )
 
     # -- The loop
@@ -149,8 +149,8 @@ def main(context: click.Context, /, **given: Any) -> None:
     total_steps = options["epochs"] * training.batches
     stop = _StopRequest()
     bar = tqdm(
-        total=options["epochs"] * len(dataset.train),
-        initial=position.epoch * len(dataset.train) + position.batch * batch_size,
+        total=options["epochs"] * len(data.train),
+        initial=position.epoch * len(data.train) + position.batch * batch_size,
         unit="image",
         smoothing=0.05,
     )
@@ -161,12 +161,8 @@ def main(context: click.Context, /, **given: Any) -> None:
             for batch in training.epoch(seed, epoch, position.batch):
                 rate = learning_rate(options["learning_rate"], position.step, total_steps)
                 if len(batch.labels):
-                    views = augmentation.draw(
-                        [generator(seed, Purpose.AUGMENT, epoch, number) for number in batch.numbers],
-                        network.preprocessing,
-                        colours.components,
-                    )
-                    x = network.preprocessing.apply(to_device(batch.squares, device), views)
+                    views = augmentation.draw(seed, epoch, batch.numbers, network.preprocessing, colours.components)
+                    x = network.preprocessing.apply(batch.squares, views)
                     labels = to_device(batch.labels, device)
                     dropout = generator(seed, Purpose.DROPOUT, position.step)
                     loss, gradients = loss_and_gradients(network, x, labels, dropout, into=gradients)
@@ -191,12 +187,12 @@ def main(context: click.Context, /, **given: Any) -> None:
 
             # The weights of a finished epoch are tested, logged, drawn and kept.
             if not position.images:
-                raise InputError(f"{root}: not one of the {len(dataset.train)} training images can be read any more")
+                raise InputError(f"{root}: not one of the {len(data.train)} training images can be read any more")
             require_finite(network, position)
             errors = evaluate(network, tqdm(validation.in_order(), "validation", validation.batches, leave=False))
             if not errors.pictures:
                 save_checkpoint(folder.path, network, optimizer, position)
-                raise InputError(f"{root}: not one of the {len(dataset.validation)} validation images can be read")
+                raise InputError(f"{root}: not one of the {len(data.validation)} validation images can be read")
             log.write(
                 "epoch",
                 position.step,

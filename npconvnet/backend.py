@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +19,12 @@ Device = Literal["cpu", "gpu"]
 
 def array_module(x: Array) -> Any:
     """The module whose functions work on `x`: numpy or cupy."""
-    return np if isinstance(x, np.ndarray) else importlib.import_module("cupy")
+    return module_of("cpu" if isinstance(x, np.ndarray) else "gpu")
+
+
+def module_of(device: Device) -> ModuleType:
+    """The module whose arrays live on `device`: numpy or cupy."""
+    return np if device == "cpu" else importlib.import_module("cupy")
 
 
 def is_on_gpu(x: Array) -> bool:
@@ -50,7 +56,7 @@ def resolve_device(device: Literal["auto", "cpu", "gpu"]) -> Device:
 def why_no_gpu() -> str | None:
     """None where a GPU can be used; otherwise the reason and what to do about it, as half a sentence."""
     try:
-        cupy = _import_cupy()
+        cupy = module_of("gpu")
     except Exception as error:  # a CUDA library that is missing or broken raises nearly anything at import
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return "cupy is not installed; run: pip install cupy-cuda13x (for older drivers: cupy-cuda12x)"
@@ -65,18 +71,26 @@ def why_no_gpu() -> str | None:
 def to_device(x: Array, device: Device) -> Array:
     """`x` on `device`; the same array where it is there already."""
     if device == "gpu":
-        on_gpu: Array = _import_cupy().asarray(x)
+        on_gpu: Array = module_of("gpu").asarray(x)
         return on_gpu
     return to_host(x)
+
+
+def host_memory(shape: tuple[int, ...], dtype: npt.DTypeLike, device: Device) -> npt.NDArray[Any]:
+    """A NumPy array, not filled yet, that is to be copied to `device`: for a GPU in pinned memory.
+
+    A GPU copies from pinned memory while it computes and while Python goes on.
+    """
+    if device == "cpu":
+        return np.empty(shape, dtype)
+    count = math.prod(shape)
+    memory = module_of(device).cuda.alloc_pinned_memory(count * np.dtype(dtype).itemsize)
+    return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
 def to_host(x: Array) -> npt.NDArray[Any]:
     """`x` as a NumPy array; the same array where it is one already."""
     return x if isinstance(x, np.ndarray) else x.get()
-
-
-def _import_cupy() -> ModuleType:
-    return importlib.import_module("cupy")
 
 
 def _first_line(error: Exception) -> str:

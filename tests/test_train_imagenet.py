@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import train_imagenet
+from npconvnet.data.shards.preparing import prepare
 from npconvnet.data.toy import make_toy
 from npconvnet.errors import InputError
 from npconvnet.parallel import threads
@@ -22,6 +23,15 @@ from npconvnet.training.run_folder import RunFolder
 from npconvnet.weights import load_network, read_file
 
 SCRIPT = Path(__file__).parent.parent / "train_imagenet.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """The processes' own, in which the toy set is prepared by the first of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +106,29 @@ def test_leaves_everything_in_its_folder(finished):
 def test_same_seed_same_bits(toy, finished, tmp_path):
     assert run(small(toy, tmp_path / "again")).returncode == 0
     assert_same_weights(finished[0], tmp_path / "again")
+
+
+def test_a_small_data_set_is_prepared_in_the_cache(toy, finished, cache):
+    (prepared,) = cache.glob("npconvnet/prepared/set-73-*/*/manifest.json")
+    assert f"preparing {toy} once, in {prepared.parent}" in finished[1].stdout
+    colours = json.loads((finished[0] / "configuration.json").read_text())["colours"]
+    assert colours["mean"] == json.loads(prepared.read_text())["mean"]
+
+
+def test_a_prepared_folder_and_an_interrupted_run_on_it(toy, finished, tmp_path):
+    """Begun on the folder, killed, and resumed with the original, which is in the cache."""
+    prepare(toy, tmp_path / "prepared", 73, workers=1)
+    killed_at("save_best", small(tmp_path / "prepared", tmp_path / "run"))
+    done = run(command("--resume", tmp_path / "run", "--data", toy))
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(finished[0], tmp_path / "run")
+    assert "of 10 classes (Kaggle), on the" in done.stdout
+    line = refused(command("--data", tmp_path / "prepared", "--model", "paper", "--output", tmp_path / "paper"))
+    assert f"{tmp_path / 'prepared'}: squares of 73 pixels, and this network takes 256" in line
+    with (tmp_path / "prepared" / "train-00000.raw").open("r+b") as shard:
+        shard.write(b"\x00\xff\x00")
+    line = refused(small(tmp_path / "prepared", tmp_path / "damaged"))
+    assert "train-00000.raw: damaged" in line
 
 
 def test_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(toy, finished, tmp_path):
@@ -242,7 +275,9 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint(toy, tmp_p
         assert all(np.isfinite(parameter).all() for parameter in load_network(path).parameters.values())
 
 
-def test_unreadable_pictures_are_skipped_and_counted(toy, tmp_path):
+@pytest.fixture
+def torn(toy, tmp_path):
+    """The toy set with two unreadable training pictures, 3 and 30, and a strange one."""
     data = tmp_path / "data"
     shutil.copytree(toy, data)
     pictures = sorted(data.rglob("train/**/*.JPEG"))
@@ -250,13 +285,27 @@ def test_unreadable_pictures_are_skipped_and_counted(toy, tmp_path):
     pictures[30].write_bytes(b"")
     with Image.open(pictures[50]) as image:
         image.convert("CMYK").save(pictures[50], "JPEG")
-    done = run(small(data, tmp_path / "run", "--epochs", 1))
+    return data, pictures
+
+
+def test_without_a_cache_unreadable_pictures_are_skipped_and_counted(torn, tmp_path):
+    data, pictures = torn
+    (tmp_path / "file").touch()
+    done = run(small(data, tmp_path / "run", "--epochs", 1), env={**os.environ, "XDG_CACHE_HOME": tmp_path / "file"})
     assert done.returncode == 0, done.stderr
+    assert "decoded anew in each epoch" in done.stdout
     assert "2 images could not be read and were skipped" in done.stderr
     for number in (3, 30):
         assert pictures[number].name in done.stderr
     (record,) = [record for record in read_log(tmp_path / "run") if record["event"] == "unreadable"]
     assert len(record["images"]) == 2
+
+
+def test_no_picture_that_can_be_read(torn, tmp_path):
+    data, pictures = torn
+    for picture in pictures:
+        picture.write_bytes(b"torn")
+    assert "not one of the training images can be read" in refused(small(data, tmp_path / "run"))
 
 
 def test_bad_data_folders(tmp_path):

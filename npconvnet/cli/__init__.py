@@ -48,6 +48,7 @@ def commands() -> None:
 
 for _command in (
     data.make_toy,
+    data.prepare,
     classification.classify,
     classification.evaluate,
     visualization.saliency,

@@ -38,7 +38,7 @@ def classify(photo: Path, weights: Path | None, top: int, as_json: bool, views: 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A folder in any layout of ILSVRC.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="ILSVRC in any layout, or prepared.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Views at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object instead of a line.")
 @views_option(1)
@@ -48,21 +48,21 @@ def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views
     """Print the top-1 and top-5 error of CHECKPOINT on the validation images of a data set."""
     from tqdm import tqdm
 
-    from npconvnet.data.ilsvrc import open_dataset
     from npconvnet.data.loader import Loader
+    from npconvnet.data.opening import open_data
     from npconvnet.training.evaluation import evaluate as measure
-    from npconvnet.training.evaluation import labelled_for
+    from npconvnet.training.evaluation import places_of_classes
 
     network = network_of(checkpoint, device)
-    dataset = open_dataset(data)
-    if dataset.note:
-        click.echo(dataset.note, err=True)
-    examples = labelled_for(network, dataset)
-    loader = Loader(examples, network.preprocessing, max(1, batch_size // views))
+    found = open_data(data, network.preprocessing)
+    if found.note:
+        click.echo(found.note, err=True)
+    labels = places_of_classes(network, found)[found.validation.labels]
+    loader = Loader(found.validation, max(1, batch_size // views), network.device, labels)
     batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False, disable=None)
     errors = measure(network, batches, views)
     if not errors.pictures:
-        raise InputError(f"{data}: not one of the {len(examples)} validation images can be read")
+        raise InputError(f"{data}: not one of the {len(labels)} validation images can be read")
     if as_json:
         click.echo(json.dumps({"views": views, **errors.to_json(), "unreadable": sorted(loader.unreadable)}))
         return

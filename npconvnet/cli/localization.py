@@ -16,6 +16,7 @@ from npconvnet.cli.options import (
     threads_option,
     weights_option,
 )
+from npconvnet.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,6 +149,7 @@ def evaluate_localization(
 
     from npconvnet.backend import resolve_device
     from npconvnet.data.ilsvrc import open_dataset
+    from npconvnet.data.shards.reading import is_prepared
     from npconvnet.outputs import require_outputs
     from npconvnet.parallel import threads
     from npconvnet.visualization.figures.localization import draw_sheet
@@ -156,6 +158,8 @@ def evaluate_localization(
     figure = output or results.with_suffix(".png")
     require_outputs([results, figure], [weights])
     run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
+    if is_prepared(data):
+        raise InputError(f"{data}: prepared squares, and boxes are searched in whole pictures; give the original data")
     network, dataset = run.network(), open_dataset(data)
     tasks = evaluate.tasks(network, dataset)
     records = evaluate.Records(results, run.origin(tasks))

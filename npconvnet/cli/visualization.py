@@ -263,7 +263,7 @@ def sanity_check(
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="A folder in any layout of ILSVRC: its validation images are scanned; or a folder of nothing but pictures.",
+    help="ILSVRC in any layout, or prepared: its validation images are scanned; or a folder of nothing but pictures.",
 )
 @click.option(
     "--unit",
@@ -307,16 +307,16 @@ def top_patches(
     finding.require_maps(network, layer, units)
     figure = output or Path(f"{as_file_name(layer)}_top_patches.png")
     require_outputs([figure, save], [weights])
-    examples, note = finding.pictures_to_scan(data)
+    pictures, note = finding.pictures_to_scan(data, network.preprocessing)
     if note:
         click.echo(note, err=True)
-    loader = Loader(examples, network.preprocessing, finding.BATCH)
+    loader = Loader(pictures, finding.BATCH, network.device)
     batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="top-patches", leave=False, disable=None)
     ranking = finding.rank(network, layer, batches, top)
     if not ranking.numbers.size:
-        raise InputError(f"{data}: not one of the {len(examples)} pictures can be read")
+        raise InputError(f"{data}: not one of the {len(pictures)} pictures can be read")
     chosen = list(dict.fromkeys(units)) or ranking.strongest_maps()
-    found = {unit: list(finding.top_patches(network, layer, examples, ranking, unit, rule)) for unit in chosen}
+    found = {unit: list(finding.top_patches(network, layer, pictures, ranking, unit, rule)) for unit in chosen}
     every = [patch for patches in found.values() for patch in patches]
     draw_top_patches(
         figure,
@@ -329,7 +329,7 @@ def top_patches(
     click.echo(f"{'map':>5} {'row':>4} {'col':>4}  activation  picture")
     for patch in every:
         click.echo(f"{patch.unit:5} {patch.row:4} {patch.column:4}  {patch.activation:10.4g}  {patch.name}")
-    click.echo(f"{figure}: {layer}, {len(found)} feature map{'s' * (len(found) > 1)}, {len(examples)} pictures scanned")
+    click.echo(f"{figure}: {layer}, {len(found)} feature map{'s' * (len(found) > 1)}, {len(pictures)} pictures scanned")
     if loader.unreadable:
         names = ", ".join(sorted(loader.unreadable))
         click.echo(f"left out, as they can't be read ({len(loader.unreadable)}): {names}", err=True)

@@ -1,119 +1,153 @@
-"""From the list of a data set's images to batches, decoded ahead of the network by a few threads."""
+"""From pictures to batches, read ahead of the network by a few threads into memory that is used over and over."""
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from npconvnet.backend import Device, host_memory
 from npconvnet.data.augment import ColourStatistics
-from npconvnet.data.ilsvrc import Example
-from npconvnet.data.image import load_square
+from npconvnet.data.batch import Batch, copied_ahead
+from npconvnet.data.image_files import UnreadableImage
 from npconvnet.errors import InputError
-from npconvnet.preprocessing import Picture, Preprocessing
+from npconvnet.parallel import threads
+from npconvnet.preprocessing import Picture
 from npconvnet.randomness import Purpose, generator
 
-#: Threads that decode, and batches that wait for the network.
-WORKERS = 2
-BATCHES_AHEAD = 4
-#: Decoded pictures up to this many bytes stay in memory from one epoch to the next.
-CACHE_BYTES = 2**30
+#: Batches in memory: the one that the network sees, and those that are read ahead.
+BUFFERS = 4
+#: So many pictures of a batch are one task of a thread.
+PIECE = 16
 #: Pictures that the colour statistics are measured on.
 STATISTICS_SAMPLE = 1000
 #: So many unreadable pictures are named as they are met; all of them are in `Loader.unreadable`.
 UNREADABLE_SHOWN = 20
 
+Numbers = npt.NDArray[np.int64]
+#: The numbers of a batch, the memory for its squares, and for each piece of it which pictures could be read.
+_Reading = tuple[Numbers, Picture, list[Future[npt.NDArray[np.bool_]]]]
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """`squares` uint8 (N, size, size, 3), `labels` (N,), and `numbers` (N,), the places in the list of images."""
 
-    squares: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    numbers: npt.NDArray[np.int64]
+class Source(Protocol):
+    """Pictures that can be read in any order, and from many threads at once: Shards, or ImageFiles.
+
+    All are `size` pixels high and wide; `labels` (N,) are whole numbers.
+    """
+
+    size: int
+    labels: npt.NDArray[Any]
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """The name of a picture in its data set."""
+
+    def read(self, number: int, square: Picture) -> None:
+        """Reads a picture into `square`, uint8 (size, size, 3).
+
+        Raises UnreadableImage where the picture is to be left out; any other error is raised by the loader.
+        """
 
 
 class Loader:
-    """Batches of `examples` as squares, resized as `preprocessing` says.
+    """Batches of the pictures of `source`, with their squares on `device`; `labels` (N,) if not the source's own.
 
-    Images that can't be read are left out of their batch, named once on standard error, and listed in `unreadable`
-    (name to reason). Pictures are kept decoded while they fit into CACHE_BYTES.
+    The squares of a batch are good until the next batch is asked for, which then may take their memory: an epoch needs
+    memory for BUFFERS batches, however slow the network is. Pictures that are to be left out are missing from their
+    batch, named once on standard error, and listed in `unreadable` (name to reason). Any other error in a thread is
+    raised in place of the batch.
     """
 
-    def __init__(self, examples: Sequence[Example], preprocessing: Preprocessing, batch_size: int) -> None:
-        self.examples, self.preprocessing, self.batch_size = examples, preprocessing, batch_size
+    def __init__(
+        self, source: Source, batch_size: int, device: Device = "cpu", labels: npt.NDArray[Any] | None = None
+    ) -> None:
+        self.source, self.batch_size, self.device = source, batch_size, device
+        self.labels = source.labels if labels is None else labels
         self.unreadable: dict[str, str] = {}
-        self._cache: dict[int, Picture] = {}
-        self._cache_limit = CACHE_BYTES // (preprocessing.resize**2 * 3)
 
     @property
     def batches(self) -> int:
         """The number of batches in an epoch; the last may be smaller."""
-        return -(-len(self.examples) // self.batch_size)
+        return -(-len(self.source) // self.batch_size)
 
     def epoch(self, seed: int, epoch: int, first_batch: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, shuffled by (seed, epoch), from `first_batch` on."""
-        order = generator(seed, Purpose.SHUFFLE, epoch).permutation(len(self.examples))
+        order = generator(seed, Purpose.SHUFFLE, epoch).permutation(len(self.source))
         return self._batches(order[first_batch * self.batch_size :])
 
     def in_order(self) -> Iterator[Batch]:
         """All batches, in the order of the list."""
-        return self._batches(np.arange(len(self.examples)))
+        return self._batches(np.arange(len(self.source)))
 
     def colour_statistics(self) -> ColourStatistics:
         """Measured on up to STATISTICS_SAMPLE pictures, evenly spaced; InputError where none can be read."""
-        count = min(len(self.examples), STATISTICS_SAMPLE)
-        numbers = np.linspace(0, len(self.examples) - 1, count).astype(int)
-        bar = tqdm(numbers, desc="colour statistics", unit="image", leave=False, disable=None)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            squares = (square for square in pool.map(self._square, bar) if square is not None)
-            first = next(squares, None)
-            if first is None:
-                raise InputError(f"not one of the training images can be read ({next(iter(self.unreadable.values()))})")
-            return ColourStatistics.of(chain([first], squares))
+        count = min(len(self.source), STATISTICS_SAMPLE)
+        sample = np.linspace(0, len(self.source) - 1, count).astype(int)
+        squares = chain.from_iterable(batch.squares for batch in self._on_host(sample))
+        bar = iter(tqdm(squares, "colour statistics", count, unit="image", leave=False, disable=None))
+        first = next(bar, None)
+        if first is None:
+            raise InputError(f"not one of the training images can be read ({next(iter(self.unreadable.values()))})")
+        return ColourStatistics.of(chain([first], bar))
 
-    def _batches(self, order: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        waiting: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(WORKERS) as pool:
-            try:
-                for first in range(0, len(order), self.batch_size):
-                    waiting.append(pool.submit(self._batch, order[first : first + self.batch_size]))
-                    if len(waiting) > BATCHES_AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+    def _batches(self, order: Numbers) -> Iterator[Batch]:
+        batches = self._on_host(order)
+        return copied_ahead(batches, self._shape(order)) if self.device == "gpu" else batches
 
-    def _batch(self, numbers: npt.NDArray[np.int64]) -> Batch:
-        loaded = [(number, square) for number in numbers if (square := self._square(number)) is not None]
-        size = self.preprocessing.resize
-        squares = np.empty((len(loaded), size, size, 3), np.uint8)
-        for n, (_, square) in enumerate(loaded):
-            squares[n] = square
-        read = np.array([number for number, _ in loaded], np.int64)
-        return Batch(squares, np.array([self.examples[number].label for number in read], np.int64), read)
+    def _shape(self, order: Numbers) -> tuple[int, ...]:
+        """Of the squares of the largest batch."""
+        return min(self.batch_size, len(order)), self.source.size, self.source.size, 3
 
-    def _square(self, number: int) -> Picture | None:
-        if (square := self._cache.get(number)) is not None:
-            return square
-        example = self.examples[number]
+    def _on_host(self, order: Numbers) -> Iterator[Batch]:
+        """The pictures in `order`. All threads work at the batch that is wanted next, then at the one after it."""
+        pool = ThreadPoolExecutor(threads(), "npconvnet-loader")
+
+        def begin(numbers: Numbers, buffer: Picture) -> _Reading:
+            pieces = [slice(first, first + PIECE) for first in range(0, len(numbers), PIECE)]
+            return numbers, buffer, [pool.submit(self._read, numbers[piece], buffer[piece]) for piece in pieces]
+
+        upcoming = (order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size))
         try:
-            square = load_square(example.read(), example.name, self.preprocessing)
-        except InputError as error:
-            if example.name not in self.unreadable:
-                self.unreadable[example.name] = str(error)
-                if len(self.unreadable) <= UNREADABLE_SHOWN:
-                    tqdm.write(f"skipped: {error}", file=sys.stderr)
-            return None
-        if len(self._cache) < self._cache_limit:
-            self._cache[number] = square
-        return square
+            ahead = deque(
+                begin(numbers, host_memory(self._shape(order), np.uint8, self.device))
+                for numbers in islice(upcoming, BUFFERS)
+            )
+            while ahead:
+                numbers, buffer, pieces = ahead.popleft()
+                read = np.concatenate([piece.result() for piece in pieces])
+                yield self._batch(numbers, buffer, read)
+                ahead.extend(begin(following, buffer) for following in islice(upcoming, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, numbers: Numbers, squares: Picture) -> npt.NDArray[np.bool_]:
+        """Whether each of the pictures could be read into `squares`."""
+        read = np.ones(len(numbers), np.bool_)
+        for n, number in enumerate(numbers.tolist()):
+            try:
+                self.source.read(number, squares[n])
+            except UnreadableImage as error:
+                self._leave_out(self.source.name(number), str(error))
+                read[n] = False
+        return read
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        if name not in self.unreadable:
+            self.unreadable[name] = reason
+            if len(self.unreadable) <= UNREADABLE_SHOWN:
+                tqdm.write(f"skipped: {reason}", file=sys.stderr)
+
+    def _batch(self, numbers: Numbers, buffer: Picture, read: npt.NDArray[np.bool_]) -> Batch:
+        """The pictures of a buffer that could be read, moved up to its beginning."""
+        if not read.all():
+            numbers = numbers[read]
+            buffer[: len(numbers)] = buffer[: len(read)][read]
+        return Batch(buffer[: len(numbers)], self.labels[numbers].astype(np.int64), numbers)

@@ -1,20 +1,15 @@
 """The toy set: a small, honest stand-in for ImageNet, written as a miniature ILSVRC in Kaggle's layout."""
 
 import json
-import multiprocessing
 import os
 import secrets
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from glob import escape
 from io import BytesIO
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +19,7 @@ from tqdm import tqdm
 
 from npconvnet.data.toy_pictures import TOY_SYNSETS, Box, bounding_box, draw_picture
 from npconvnet.errors import InputError
+from npconvnet.processes import process_pool
 
 _RECIPE = 1  # counts up whenever the pictures of a seed change, so that an older set is not taken for today's
 _SPLITS = ("train", "val")
@@ -229,24 +225,5 @@ def _mapper(workers: int) -> Iterator[_Map]:
     if workers == 1:
         yield map
         return
-    # spawn: forking a process that has threads (BLAS, a GPU's driver) is not safe.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_live_with_parent) as pool:
-        try:
-            yield partial(pool.map, chunksize=32)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # nobody may still be writing when the caller cleans up
-            raise
-
-
-def _live_with_parent() -> None:
-    """Leave Ctrl-C to the parent process, and end when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    with process_pool(workers) as pool:
+        yield partial(pool.map, chunksize=32)

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from npconvnet import kernels
 from npconvnet.backend import Array, to_device, to_host
+from npconvnet.data.batch import Batch
 from npconvnet.data.ilsvrc import Dataset, Example
-from npconvnet.data.loader import Batch
+from npconvnet.data.opening import Data
 from npconvnet.errors import InputError
 from npconvnet.forward_pass import class_scores
 from npconvnet.network import Network
@@ -67,12 +69,17 @@ def labelled_for(network: Network, dataset: Dataset) -> list[Example]:
 
     Raises InputError where the network does not know a class of the data set.
     """
+    places = places_of_classes(network, dataset).tolist()
+    return [replace(example, label=places[example.label]) for example in dataset.validation]
+
+
+def places_of_classes(network: Network, data: Dataset | Data) -> npt.NDArray[np.int64]:
+    """For each label of `data`, the place of its wnid among the classes of `network`; InputError as above."""
     place = {synset.wnid: index for index, synset in enumerate(network.synsets)}
-    unknown = [synset.wnid for synset in dataset.synsets if synset.wnid not in place]
+    unknown = [synset.wnid for synset in data.synsets if synset.wnid not in place]
     if unknown:
         raise InputError(
-            f"{dataset.root}: {len(unknown)} of its {len(dataset.synsets)} classes, such as {unknown[0]}, are not "
+            f"{data.root}: {len(unknown)} of its {len(data.synsets)} classes, such as {unknown[0]}, are not "
             f"among the {len(place)} that the network was trained on; give the data set that belongs to the weights"
         )
-    labels = [place[synset.wnid] for synset in dataset.synsets]
-    return [replace(example, label=labels[example.label]) for example in dataset.validation]
+    return np.array([place[synset.wnid] for synset in data.synsets], np.int64)

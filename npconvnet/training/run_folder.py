@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shlex
 import sys
@@ -15,17 +14,11 @@ from typing import Any
 import numpy as np
 
 from npconvnet.data.augment import ColourStatistics
-from npconvnet.data.ilsvrc import Dataset
+from npconvnet.data.opening import Data
 from npconvnet.errors import InputError
 from npconvnet.training.log import NAME as LOG_NAME
 
 _CONFIGURATION = "configuration.json"
-
-
-def toy_folder() -> Path:
-    """Where the toy set is kept: below $XDG_CACHE_HOME, or ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "npconvnet" / "toy"
 
 
 @dataclass(slots=True)
@@ -63,11 +56,11 @@ class RunFolder:
             raise InputError(f"{file}: not the configuration of a run; start afresh with another --output")
         return cls(path, configuration)
 
-    def create(self, options: dict[str, Any], dataset: Dataset, colours: ColourStatistics) -> None:
+    def create(self, options: dict[str, Any], data: Data, colours: ColourStatistics) -> None:
         """Makes the folder and writes the configuration: options, data, colours, command and versions."""
         self.configuration = {
             "options": options,
-            "data": _fingerprint(dataset),
+            "data": _fingerprint(data),
             "colours": {"mean": colours.mean.tolist(), "covariance": colours.covariance.tolist()},
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"python": platform.python_version(), "numpy": np.__version__},
@@ -107,20 +100,27 @@ class RunFolder:
             raise InputError(f"{self.path}: the colours in its configuration are damaged ({error})") from error
         return ColourStatistics(mean, covariance)
 
-    def require_same_data(self, dataset: Dataset) -> None:
-        """Raises InputError unless `dataset` has the classes and the number of images that the run began with."""
-        if (now := _fingerprint(dataset)) != (then := self.configuration["data"]):
-            differing = ", ".join(key for key in now if not isinstance(then, dict) or now[key] != then.get(key))
-            raise InputError(f"{dataset.root} is not the data set of the run in {self.path}: it differs in {differing}")
+    def require_same_data(self, data: Data) -> None:
+        """Raises InputError unless `data` has the classes and the number of images that the run began with.
+
+        Where it is prepared now, and was then, it also has to be made of the same images.
+        """
+        now, then = _fingerprint(data), self.configuration["data"]
+        if not isinstance(then, dict):
+            raise InputError(f"{self.path}: what its configuration says of the data is damaged; start afresh")
+        known = [key for key in now if key != "source" or None not in (now[key], then.get(key))]
+        if differing := ", ".join(key for key in known if now[key] != then.get(key)):
+            raise InputError(f"{data.root} is not the data set of the run in {self.path}: it differs in {differing}")
 
 
 def _holds_a_run(path: Path) -> str:
     return f"{path} already holds a run; go on with it by --resume {path}, or choose another --output"
 
 
-def _fingerprint(dataset: Dataset) -> dict[str, Any]:
+def _fingerprint(data: Data) -> dict[str, Any]:
     return {
-        "classes": [synset.wnid for synset in dataset.synsets],
-        "training_images": len(dataset.train),
-        "validation_images": len(dataset.validation),
+        "classes": [synset.wnid for synset in data.synsets],
+        "training_images": len(data.train),
+        "validation_images": len(data.validation),
+        "source": data.source,
     }

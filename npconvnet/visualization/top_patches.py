@@ -16,14 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, to_device, to_host
-from npconvnet.data.ilsvrc import Example, open_dataset
-from npconvnet.data.image import load_square
+from npconvnet.data.batch import Batch
+from npconvnet.data.ilsvrc import Example
+from npconvnet.data.image_files import ImageFiles
 from npconvnet.data.layouts.listing import scan
-from npconvnet.data.loader import Batch
+from npconvnet.data.loader import Source
+from npconvnet.data.opening import open_data
 from npconvnet.forward_pass import in_pieces
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.network import INPUT, Network
-from npconvnet.preprocessing import Picture
+from npconvnet.preprocessing import Picture, Preprocessing
 from npconvnet.visualization.deconvnet import Unit, reconstruct, require_channel, require_layer
 from npconvnet.visualization.receptive_field import Rectangle, patch, receptive_field
 
@@ -33,18 +35,18 @@ BATCH = 32
 MAPS_SHOWN = 6
 
 
-def pictures_to_scan(root: Path) -> tuple[Sequence[Example], str]:
+def pictures_to_scan(root: Path, preprocessing: Preprocessing) -> tuple[Source, str]:
     """The validation images of the data set in `root`, and a note on how they were chosen, or "".
 
     A folder that holds pictures and no folders is no data set: all its pictures are taken. Labels are not used. Raises
-    InputError for anything else that `open_dataset` refuses.
+    InputError for anything else that `open_data` refuses.
     """
-    with suppress(OSError):  # open_dataset says what is wrong with it
+    with suppress(OSError):  # open_data says what is wrong with it
         folders, names = scan(root)
         if names and not folders:
-            return [Example(name, -1, root / name) for name in names], ""
-    dataset = open_dataset(root)
-    return dataset.validation, dataset.note
+            return ImageFiles([Example(name, -1, root / name) for name in names], preprocessing), ""
+    data = open_data(root, preprocessing)
+    return data.validation, data.note
 
 
 def require_maps(network: Network, layer: str, units: Iterable[int]) -> None:
@@ -133,7 +135,7 @@ class TopPatch:
 def top_patches(
     network: Network,
     layer: str,
-    examples: Sequence[Example],
+    pictures: Source,
     ranking: Ranking,
     unit: int,
     rule: ReLURule = "deconvnet",
@@ -141,22 +143,23 @@ def top_patches(
     """The patches that excite the feature map `unit` according to `ranking`, the strongest first.
 
     Pictures that leave a map at exactly 0, which a ReLU does, do not excite it and are left out. The pictures are read
-    again, from `examples`.
+    again.
     """
     is_map = len(network.shapes[layer]) == 3
     columns = network.shapes[layer][1] if is_map else 1
     for n in np.flatnonzero(ranking.activations[unit]):
-        example = examples[ranking.numbers[unit, n]]
+        number = int(ranking.numbers[unit, n])
         place = divmod(int(ranking.places[unit, n]), columns)
         activation = float(ranking.activations[unit, n])
         box, frame = patch(network, layer, *place), _frame(network, layer, *place)
-        square = load_square(example.read(), example.name, network.preprocessing)
+        square = np.empty((pictures.size, pictures.size, 3), np.uint8)
+        pictures.read(number, square)
         x = network.preprocessing.views(square[None])
         sent = Unit(layer, unit, place if is_map else None)
         back = to_host(reconstruct(network, to_device(x, network.device), sent, rule)) * abs(activation)
         grey = np.clip(np.rint(network.preprocessing.mean_colour), 0, 255)
         picture = _cut(network.preprocessing.picture(x[0]), box, frame, around=grey)
-        yield TopPatch(unit, example.name, *place, activation, box, picture, _cut(back[0], box, frame))
+        yield TopPatch(unit, pictures.name(number), *place, activation, box, picture, _cut(back[0], box, frame))
 
 
 def to_arrays(patches: Sequence[TopPatch]) -> dict[str, npt.NDArray[Any]]:

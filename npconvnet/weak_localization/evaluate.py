@@ -13,15 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from npconvnet.backend import Device
 from npconvnet.data.ilsvrc import Dataset, Example
@@ -39,9 +35,8 @@ from npconvnet.localization.clsloc import (
     score_guesses,
 )
 from npconvnet.localization.graph_cut import CutOptions
-from npconvnet.memory import keep_freed_memory
 from npconvnet.network import Network
-from npconvnet.parallel import use_threads
+from npconvnet.processes import process_pool
 from npconvnet.synsets import imagenet_synsets
 from npconvnet.training.evaluation import labelled_for
 from npconvnet.visualization.figures.localization import Case
@@ -168,22 +163,12 @@ def evaluate(run: Run, chosen: Sequence[Task], processes: int) -> Iterator[Recor
 
     Raises InputError where one of them dies.
     """
-    with ProcessPoolExecutor(processes, get_context("spawn"), _begin, (run,)) as pool:
-        try:
-            yield from pool.map(_work, chosen)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process died, perhaps for lack of memory; run it again with fewer --processes"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with process_pool(processes, _begin, (run,)) as pool:
+        yield from pool.map(_work, chosen)
 
 
 def _begin(run: Run) -> None:
-    """Prepares a new process: one thread for BLAS, so that bits do not depend on their number, and a network."""
-    keep_freed_memory()
-    threadpool_limits(1)
-    use_threads(1)
+    """Prepares a new process."""
     _OF_THIS_PROCESS.update(run=run, network=run.network())
 
 

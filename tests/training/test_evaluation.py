@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npconvnet.data.batch import Batch
 from npconvnet.data.ilsvrc import Dataset, Example
-from npconvnet.data.loader import Batch
 from npconvnet.errors import InputError
 from npconvnet.layers import EVERYTHING, Layer
 from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
-from npconvnet.training.evaluation import evaluate, labelled_for
+from npconvnet.training.evaluation import evaluate, labelled_for, places_of_classes
 
 CLASSES = 8
 
@@ -98,5 +98,6 @@ def test_labels_follow_the_wnids_of_the_network():
     data = data_set("n1", "n2", "n3")
     assert [example.label for example in labelled_for(network, data)] == [1, 2, 0]
     assert labelled_for(network, data)[0] == replace(data.validation[0], label=1)
+    np.testing.assert_array_equal(places_of_classes(network, data), [1, 2, 0])
     with pytest.raises(InputError, match="1 of its 2 classes, such as n9"):
         labelled_for(network, data_set("n1", "n9"))

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from npconvnet.data.ilsvrc import Example
+from npconvnet.data.image_files import ImageFiles
 from npconvnet.data.loader import Loader
 from npconvnet.errors import InputError
 from npconvnet.layers import Conv2d, Linear, MaxPool2d, ReLU
@@ -19,9 +20,11 @@ from npconvnet.visualization.top_patches import (
     to_arrays,
     top_patches,
 )
+from tests.data.prepared import write_prepared
 
 CROP, RESIZE = 16, 20
 MEAN = 100.0
+SQUARES = Preprocessing(RESIZE, CROP)
 
 
 def finder(padding=0):
@@ -64,13 +67,13 @@ def examples(tmp_path):
         paths = [tmp_path / f"{number:02}.png" for number in range(len(pictures))]
         for path, picture in zip(paths, pictures, strict=True):
             Image.fromarray(picture).save(path)
-        return [Example(path.name, -1, path) for path in paths]
+        return ImageFiles([Example(path.name, -1, path) for path in paths], SQUARES)
 
     return write
 
 
-def batches(examples, size=4):
-    return Loader(examples, Preprocessing(RESIZE, CROP), size).in_order()
+def batches(pictures, size=4):
+    return Loader(pictures, size).in_order()
 
 
 def test_finds_the_planted_patch_at_its_place(examples):
@@ -216,33 +219,57 @@ def test_device_gives_the_same(examples, cupy):
             np.testing.assert_array_equal(found[1][name], expected)
 
 
-def test_unreadable_pictures_are_left_out(examples):
+def test_unreadable_pictures_are_left_out(examples, tmp_path):
     files = examples([with_red(1, 1), with_red(2, 2), with_red(3, 3)])
-    files[1].path.write_bytes(b"no picture")
+    (tmp_path / "01.png").write_bytes(b"no picture")
     ranking = rank(finder(), "conv1", batches(files, 1))
     assert ranking.numbers[0].tolist() == [0, 2]
     assert [patch.name for patch in top_patches(finder(), "conv1", files, ranking, 0)] == ["00.png", "02.png"]
 
 
+def all_of(source):
+    squares = np.empty((len(source), RESIZE, RESIZE, 3), np.uint8)
+    for number in range(len(source)):
+        source.read(number, squares[number])
+    return [source.name(number) for number in range(len(source))], squares.tolist()
+
+
 def test_pictures_of_a_plain_folder_and_of_a_data_set(examples, tmp_path):
     files = examples(noise(3))
-    found, note = pictures_to_scan(tmp_path)
-    assert [example.name for example in found] == [example.name for example in files]
-    assert [example.read() for example in found] == [example.read() for example in files]
+    found, note = pictures_to_scan(tmp_path, SQUARES)
+    assert all_of(found) == all_of(files)
     assert note == ""
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(2):
             Image.fromarray(grey()).save(tmp_path / name / f"{number}.png")
-    held_out, note = pictures_to_scan(tmp_path)  # the pictures beside the class folders are not of the data set
-    assert [example.name for example in held_out] == ["cat/1.png", "dog/1.png"]
+    held_out, note = pictures_to_scan(
+        tmp_path, SQUARES
+    )  # the pictures beside the class folders are not of the data set
+    assert all_of(held_out)[0] == ["cat/1.png", "dog/1.png"]
     assert "held out" in note
+
+
+def test_pictures_of_a_prepared_folder(examples, tmp_path):
+    network, pictures = finder(), noise(5)
+    folder = write_prepared(tmp_path / "prepared", np.array(pictures[:2]), np.array(pictures))
+    prepared, _ = pictures_to_scan(folder, network.preprocessing)
+    files = examples(pictures)
+    found = [
+        to_arrays(list(top_patches(network, "conv1", source, rank(network, "conv1", batches(source)), 0)))
+        for source in (files, prepared)
+    ]
+    assert found[1].pop("names").tolist() == [
+        f"validation/{int(name.removesuffix('.png'))}" for name in found[0].pop("names")
+    ]
+    for name, expected in found[0].items():
+        np.testing.assert_array_equal(found[1][name], expected)
 
 
 def test_folder_without_pictures(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(InputError, match=folder.name):
-            pictures_to_scan(folder)
+            pictures_to_scan(folder, SQUARES)
 
 
 def test_layer_or_unit_that_does_not_exist():

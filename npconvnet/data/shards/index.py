@@ -97,8 +97,8 @@ class Index:
             columns = load(data)
         except Exception as error:  # safetensors raises an error of its own kind
             raise ValueError(f"not a safetensors file ({error})") from error
-        if {name: (column.dtype, column.shape[1:]) for name, column in columns.items()} != {
-            name: (np.dtype(kind), shape) for name, (kind, shape) in _COLUMNS.items()
+        if {name: (column.dtype, column.ndim, column.shape[1:]) for name, column in columns.items()} != {
+            name: (np.dtype(kind), 1 + len(shape), shape) for name, (kind, shape) in _COLUMNS.items()
         }:
             raise ValueError("its columns are not those of an index")
         index = cls(**columns)
@@ -128,4 +128,5 @@ def _column(name: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def _are_ends(ends: npt.NDArray[np.int64], of: npt.NDArray[Any]) -> bool:
-    return bool((np.diff(ends, prepend=0) >= 0).all()) and (ends[-1] if len(ends) else 0) == len(of)
+    ends = np.concatenate([[0], ends])
+    return bool((ends[:-1] <= ends[1:]).all()) and ends[-1] == len(of)

@@ -21,6 +21,10 @@ SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 MANIFEST, MEAN, UNREADABLE = "manifest.json", "mean.safetensors", "unreadable.jsonl"
+#: The way out where more is damaged than a shard.
+PREPARE_AGAIN = "remove the folder and prepare the data set again"
+#: The way out where that is a shard.
+PREPARE_SHARD = "npconvnet prepare makes it again once it is deleted"
 #: The first entry of every manifest. It counts up when a reader of today could not read the shards of tomorrow.
 _FORMAT = "npconvnet shards 1"
 
@@ -76,18 +80,19 @@ class Manifest:
         try:
             fields = json.loads(path.read_bytes())
             found = fields.pop("checksum")
+            expected = checksum(_canonical(fields))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); is this a prepared data set?") from error
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: damaged; prepare the data set again") from error
+            raise InputError(f"{path}: damaged; {PREPARE_AGAIN}") from error
         if fields.get("format") != _FORMAT:
-            raise InputError(f"{path}: not '{_FORMAT}'; prepare the data set again with this npconvnet")
-        if found != checksum(_canonical(fields)):
-            raise InputError(f"{path}: damaged (its checksum is wrong); prepare the data set again")
+            raise InputError(f"{path}: not '{_FORMAT}'; {PREPARE_AGAIN} with this npconvnet")
+        if found != expected:
+            raise InputError(f"{path}: damaged (its checksum is wrong); {PREPARE_AGAIN}")
         try:
             return cls._of(fields)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError(f"{path}: not a manifest ({error}); prepare the data set again") from error
+            raise InputError(f"{path}: not a manifest ({error}); {PREPARE_AGAIN}") from error
 
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> Manifest:
@@ -97,6 +102,14 @@ class Manifest:
         colours = ColourStatistics(np.array(fields["mean"], np.float64), np.array(fields["covariance"], np.float64))
         if (colours.mean.shape, colours.covariance.shape) != ((3,), (3, 3)):
             raise ValueError("colours of another shape")
+        if not (np.isfinite(colours.mean).all() and np.isfinite(colours.covariance).all()):
+            raise ValueError("colours that are no numbers")
+        shards: dict[SplitName, tuple[Shard, ...]] = {
+            split: tuple(Shard(File(int(size), str(sum)), int(images)) for size, sum, images in fields["shards"][split])
+            for split in SPLITS
+        }
+        if any(shard.images < 0 for split in SPLITS for shard in shards[split]):
+            raise ValueError("fewer than no images")
         return cls(
             size=size,
             encoding=encoding,
@@ -108,10 +121,7 @@ class Manifest:
             synsets=tuple(Synset(str(wnid), str(names)) for wnid, names in fields["synsets"]),
             colours=colours,
             unreadable=int(fields["unreadable"]),
-            shards={
-                split: tuple(Shard(File(int(size), str(sum)), int(images)) for size, sum, images in shards)
-                for split, shards in ((split, fields["shards"][split]) for split in SPLITS)
-            },
+            shards=shards,
             files={str(name): File(int(size), str(sum)) for name, (size, sum) in fields["files"].items()},
         )
 
@@ -139,6 +149,11 @@ class Manifest:
         fields["checksum"] = checksum(_canonical(fields))
         entries = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
         return ("{\n" + ",\n".join(entries) + "\n}\n").encode()
+
+    @property
+    def bytes(self) -> int:
+        """The room that the shards take."""
+        return sum(shard.file.bytes for shards in self.shards.values() for shard in shards)
 
     def images(self, split: SplitName) -> int:
         """The number of pictures of a split."""
