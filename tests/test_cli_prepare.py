@@ -43,6 +43,7 @@ def test_prepare_and_prepare_again_and_verify(source, tmp_path):
     assert first.startswith(f"{out}: 20 training and 4 validation pictures, 18.4kB; ")
     assert first.endswith(" images/s")
     assert others == [
+        "no val/ folder: every tenth image of each class is held out for validation (4 images)",
         f"pictures that could not be read: 1; {out / 'unreadable.jsonl'} names them",
         f"train with: python train_imagenet.py --data {out}",
     ]
@@ -115,7 +116,7 @@ def wait_for(condition):
 def test_a_signal_ends_it_in_the_middle_of_a_shard(slow, tmp_path, number, whole_group):
     out = tmp_path / "out"
     process = start(slow, out)
-    wait_for(lambda: list(out.glob("*.unfinished")))
+    wait_for(lambda: list(out.glob(".train-*.unfinished")))
     (os.killpg if whole_group else os.kill)(process.pid, number)
     begun = time.monotonic()
     stdout, stderr = process.communicate(timeout=60)  # returns once no worker holds them any more
@@ -130,8 +131,8 @@ def test_a_signal_ends_it_in_the_middle_of_a_shard(slow, tmp_path, number, whole
 def test_the_second_of_two_at_once_is_refused(slow, tmp_path):
     out = tmp_path / "out"
     process = start(slow, out)
-    wait_for(lambda: list(out.glob("*.unfinished")))
+    wait_for(lambda: list(out.glob(".train-*.unfinished")))
     assert refused("prepare", slow, out) == f"error: {out}: another npconvnet prepare is at work in it"
     process.kill()
     process.communicate(timeout=60)
-    assert list(out.glob("*.unfinished"))
+    assert list(out.glob(".train-*.unfinished"))

@@ -89,6 +89,8 @@ def _prepare(source: Path, out: Path, size: int, format: Encoding, workers: int 
         click.echo(f"{out}: {counts}, {in_bytes(manifest.bytes)}; {done.pictures / done.seconds:.0f} images/s")
     else:
         click.echo(f"{out}: prepared already, with {counts}")
+    if manifest.note:
+        click.echo(manifest.note)
     if manifest.unreadable:
         click.echo(f"pictures that could not be read: {manifest.unreadable:,}; {out / UNREADABLE} names them")
     click.echo(f"train with: python train_imagenet.py --data {out}")

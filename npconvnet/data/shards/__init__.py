@@ -8,7 +8,7 @@ A folder that `npconvnet prepare` has filled holds
 * `mean.safetensors`: the mean image of the training set;
 * `unreadable.jsonl`: a line for each file of the source that could not be read;
 * `manifest.json`: what is in the folder, with the size and the checksum of every file above (manifest.py). It is
-  written last: a folder without it is not finished.
+  written last: a folder without it is not finished (preparing.py).
 
 Checksums are XXH3, 64 bits (xxHash, Y. Collet): of each file, and of each picture, which is compared whenever it is
 read.

@@ -1,8 +1,8 @@
 """The whole work of `npconvnet prepare`: from a data set in any layout of ILSVRC to a folder of shards.
 
 The list of examples is cut into blocks, a shard each, by the number of examples alone, and many processes write them.
-So that work that was stopped ends with the same bits as if nothing had happened, the folder remembers the plan of it,
-which shards are whole, and what the index will need to know of them; only one process works in a folder at a time.
+An unfinished folder holds the plan of the work, and a part for each shard that is whole, so that work that was stopped
+ends with the same bits as if nothing had happened. Only one `prepare` works in a folder at a time.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from npconvnet.data.shards.writing import (
     Format,
     Part,
     Unreadable,
+    is_unfinished,
     part_path,
     remove_unfinished,
     whole_file,
@@ -65,7 +66,7 @@ SHORTEST, LONGEST = 256, 4096
 PLAN, LOCK = "preparing.json", "preparing.lock"
 
 _RECIPE = 1  # counts up whenever the same examples would come out as other shards
-_LARGEST = np.iinfo(np.int32).max
+_LARGEST_CORNER = np.iinfo(np.int32).max
 #: How the plans of two preparations may differ.
 _DIFFERENCES = {
     "recipe": "by another version of npconvnet",
@@ -110,7 +111,7 @@ def prepare(
     dataset = open_dataset(source)
     with _locked(out), _disk_errors(out):
         work = _Work(dataset, out, Format(size, encoding))
-        work.agree_on_plan()
+        work.require_same_plan()
         work.remove_leftovers()
         missing = [span for span in work.spans if not work.is_there(span)]
         if missing:
@@ -164,9 +165,9 @@ class _Work:
 
     # ---- What is there already ----
 
-    def agree_on_plan(self) -> None:
-        """Writes the plan into a folder that has none; raises InputError where what is there has another."""
-        plan = {
+    def plan(self) -> dict[str, Any]:
+        """What must be the same for shards to stand in one folder."""
+        return {
             "recipe": _RECIPE,
             "source": self.source,
             "size": self.format.size,
@@ -174,14 +175,17 @@ class _Work:
             "decoder": decoder_name(),
             "shards": [sum(span.split == split for span in self.spans) for split in SPLITS],
         }
+
+    def require_same_plan(self) -> None:
+        """Raises InputError where the folder holds shards, or some of them, that were made by another plan."""
+        plan = self.plan()
         if self.finished:
             there = {name: getattr(self.finished, name) for name in ("source", "size", "encoding")}
             there["shards"] = [len(self.finished.shards[split]) for split in SPLITS]
         elif (self.out / PLAN).exists():
             there = _read_plan(self.out / PLAN)
         else:
-            self._write(PLAN, json.dumps(plan).encode())
-            there = plan
+            return
         for name, words in _DIFFERENCES.items():
             if name in there and there[name] != plan[name]:
                 raise InputError(
@@ -249,6 +253,8 @@ class _Work:
     def write_shards(self, missing: Sequence[_Span], workers: int) -> None:
         """Writes the shards that are missing, with a progress bar on standard error."""
         everything = sum(map(len, self.spans))
+        if not (self.finished or (self.out / PLAN).exists()):
+            self._write(PLAN, json.dumps(self.plan()).encode())
         (self.out / PARTS).mkdir(exist_ok=True)
         bar = tqdm(
             desc="prepare", total=everything, initial=everything - sum(map(len, missing)), unit="image", leave=False,
@@ -277,7 +283,9 @@ class _Work:
             boxes = self.dataset.boxes(example)
         except InputError as error:
             return [], str(error)
-        if any(abs(corner) > _LARGEST for box in boxes for corner in (box.x_min, box.y_min, box.x_max, box.y_max)):
+        if any(
+            abs(corner) > _LARGEST_CORNER for box in boxes for corner in (box.x_min, box.y_min, box.x_max, box.y_max)
+        ):
             return [], "has a box with corners that cannot be"
         return boxes, ""
 
@@ -340,7 +348,7 @@ def _require_apart(source: Path, out: Path) -> None:
 def _require_ours(out: Path) -> None:
     """Raises InputError where a folder holds anything but what `prepare` puts there."""
     try:
-        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        names = {path.name for path in out.iterdir() if not is_unfinished(path)} if out.exists() else set()
     except OSError as error:
         raise InputError(f"{out}: cannot be used ({error.strerror}); name a folder") from error
     if names - {LOCK} and not names & {PLAN, MANIFEST}:

@@ -30,7 +30,7 @@ from npconvnet.errors import InputError
 from npconvnet.preprocessing import Picture, Preprocessing
 from npconvnet.processes import Step
 
-#: The folder of the parts, until all are there and the index is made of them.
+#: The folder of the parts, until all are there and joined.
 PARTS = "parts"
 _JPEG_QUALITY = 90
 _CHECKSUM_BYTES = 8
@@ -208,8 +208,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes what `whole_file` left in a folder when its process was killed."""
-    for path in folder.glob(".*.unfinished"):
-        path.unlink(missing_ok=True)
+    for path in folder.iterdir() if folder.exists() else ():
+        if is_unfinished(path):
+            path.unlink(missing_ok=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether `whole_file` has named a file, and not given it its name yet."""
+    return path.name.startswith(".") and path.suffix == ".unfinished"
 
 
 def _sync(file: IO[bytes]) -> None:

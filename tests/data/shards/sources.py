@@ -33,11 +33,18 @@ def write_class_folders(root, classes=3, images=20, side=24):
     return root
 
 
+def one_after_the_other(function, tasks, count, workers, bar):
+    """Takes the place of `in_processes`, as starting processes costs half a second."""
+    return [function(task, lambda: None) for task in tasks]
+
+
 def prepared(source, out, **options):
-    """`prepare` with small blocks and squares."""
+    """`prepare` with small blocks and squares; in other processes only where `workers` are given."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "SHORTEST", SHORTEST)
-        return prepare(source, out, **{"size": SIZE, "workers": 1, **options})
+        if "workers" not in options:
+            patch.setattr(preparing, "in_processes", one_after_the_other)
+        return prepare(source, out, **{"size": SIZE, **options})
 
 
 def refused(source, out, **options):

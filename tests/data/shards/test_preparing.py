@@ -35,7 +35,7 @@ from tests.data.shards.sources import (
     refused,
     wanted,
 )
-from tests.data.test_ilsvrc import WNIDS, tar, voc, write_official
+from tests.data.test_ilsvrc import VALIDATION, WNIDS, tar, voc, write_official, write_unpacked
 from tests.data.test_image import DAMAGED, corrupt_exif, encode, header_of_png, photograph, ramp16
 
 
@@ -128,7 +128,9 @@ def test_official_tars_are_read_in_place(tmp_path, monkeypatch):
     train = {f"Annotation/{WNIDS[1]}/{WNIDS[1]}_7.xml": voc((WNIDS[1], (1, 2, 3, 4)), (WNIDS[1], (5, 6, 7, 8)))}
     (source / "ILSVRC2012_bbox_train_v2.tar.gz").write_bytes(tar(train, "w:gz"))
     before = contents(source)
+    source.chmod(0o555)
     prepared(source, tmp_path / "out")
+    source.chmod(0o755)
     assert contents(source) == before
     assert_holds(tmp_path / "out", source)
     manifest = Manifest.read(tmp_path / "out")
@@ -286,7 +288,7 @@ def interrupted(source, out, **options):
     """A preparation that ends when its plan is written."""
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
         patch.setattr(preparing, "in_processes", interrupt)
-        prepared(source, out, **options)
+        prepared(source, out, **options, workers=1)
     return out
 
 
@@ -330,6 +332,14 @@ def test_a_damaged_plan(source, tmp_path, content):
     assert "preparing.json: damaged" in refused(source, out)
 
 
+def test_a_folder_in_which_not_even_the_plan_was_finished(source, raw, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).write_bytes(b"")
+    (tmp_path / "out" / f".{PLAN}.4711.unfinished").write_bytes(b"{")
+    prepared(source, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(raw)
+
+
 def test_folders_that_hold_anything_else_are_refused_and_kept(source, tmp_path):
     (tmp_path / "thesis.txt").write_text("")
     assert refused(source, tmp_path).endswith("not empty, and no prepared data set; name a new or empty folder")
@@ -349,6 +359,18 @@ def test_a_source_that_is_none_leaves_no_folder(tmp_path):
     (tmp_path / "source").mkdir()
     assert "no images in a layout" in refused(tmp_path / "source", tmp_path / "out")
     assert "no such folder" in refused(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_sources_that_are_not_whole(tmp_path):
+    """A tar that is cut in the middle, and a list of labels that lacks a line."""
+    write_official(tmp_path / "tars")
+    path = tmp_path / "tars" / "ILSVRC2012_img_train.tar"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "ILSVRC2012_img_train.tar: the tar is cut off" in refused(tmp_path / "tars", tmp_path / "out")
+    write_unpacked(tmp_path / "tree")
+    (tmp_path / "tree" / "val.txt").write_text("".join(f"{name} 0\n" for name in VALIDATION[1:]))
+    assert f"no label for the validation image {VALIDATION[0]}" in refused(tmp_path / "tree", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -381,6 +403,8 @@ def test_too_little_room_is_said_before_the_work_begins(source, tmp_path, monkey
     message = refused(source, tmp_path / "out")
     assert "25.9kB are needed" in message
     assert "--format jpeg" in message
+    prepared(source, tmp_path / "out", encoding="jpeg")  # what has just been refused does not stand in its way
+    shutil.rmtree(tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
     prepared(source, tmp_path / "out")
 

@@ -368,13 +368,13 @@ def test_a_hostile_folder_whose_checksums_are_right(copied):
     rng = random.Random(2)
     files = {path: path.read_bytes() for path in copied.iterdir() if path.name != preparing.LOCK}
     accepted = 0
-    for number in range(1000):
+    for number in range(700):
         hostile(copied, rng)
         with little_memory() if number % 5 == 0 else nullcontext():  # watching it makes everything slow
             accepted += read_all(copied) is not None
         for path, data in files.items():
             path.write_bytes(data)
-    assert 100 < accepted < 900
+    assert 70 < accepted < 630
 
 
 @contextmanager

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npconvnet.data.shards import verifying
 from npconvnet.data.shards.index import Index
 from npconvnet.data.shards.manifest import MANIFEST, MEAN, UNREADABLE, Manifest, checksum
 from npconvnet.data.shards.reading import open_prepared
 from npconvnet.data.shards.verifying import verify
 from npconvnet.errors import InputError
-from tests.data.shards.sources import SIZE
+from tests.data.shards.sources import SIZE, one_after_the_other
 from tests.data.shards.test_manifest import signed
 from tests.data.test_image import encode, photograph
 
@@ -21,7 +22,9 @@ def out(finished, tmp_path):
 
 
 def problems(out):
-    found = verify(out, workers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verifying, "in_processes", one_after_the_other)
+        found = verify(out)
     assert all("\n" not in problem and problem.startswith(str(out)) for problem in found)
     return found
 
