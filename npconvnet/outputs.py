@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -55,6 +57,58 @@ def write_bytes(path: Path, data: bytes) -> None:
         path.write_bytes(data)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+
+
+def write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Writes a file as `whole_file` does."""
+    with whole_file(path, "free some space or choose another folder") as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path, way_out: str, mark: str = "") -> Iterator[IO[bytes]]:
+    """A new file, which is called `path` only when all of it is written and on the disk.
+
+    Until then its name has `mark` in it, which tells apart two who write the same file. Raises InputError, with what to
+    do, where that fails, a full disk among the reasons; nothing is left behind then, and `path` is as it was.
+    """
+    unfinished = path.with_name(f".{path.name}{mark}{_UNFINISHED}")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            bring_to_disk(file)
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+#: Ends the name of a file that is not whole.
+_UNFINISHED = ".unfinished"
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether `whole_file` has named a file, and not given it its name yet."""
+    return path.name.startswith(".") and path.suffix == _UNFINISHED
+
+
+def bring_to_disk(file: IO[bytes]) -> None:
+    """Returns when what was written to `file` would survive a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut, on systems where a folder can be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def save_arrays(path: Path, **arrays: Array) -> None:

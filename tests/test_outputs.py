@@ -1,10 +1,21 @@
 """Files that commands write."""
 
+import errno
+
 import numpy as np
 import pytest
 
 from npconvnet.errors import InputError
-from npconvnet.outputs import as_file_name, require_outputs, require_writable, save_arrays, write_bytes
+from npconvnet.outputs import (
+    as_file_name,
+    is_unfinished,
+    require_outputs,
+    require_writable,
+    save_arrays,
+    whole_file,
+    write_bytes,
+    write_whole,
+)
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -28,6 +39,28 @@ def test_places_where_nothing_can_be_written(tmp_path):
         write_bytes(tmp_path / "none" / "picture.png", b"")
     with pytest.raises(InputError, match="cannot be written"):
         save_arrays(tmp_path / "none" / "numbers.npz", a=np.ones(1))
+
+
+def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
+    with whole_file(tmp_path / "a", "") as file:
+        file.write(b"some")
+        assert [is_unfinished(path) for path in tmp_path.iterdir()] == [True]
+    assert not is_unfinished(tmp_path / "a")
+    with pytest.raises(KeyError), whole_file(tmp_path / "a", "") as file:
+        file.write(b"other")
+        raise KeyError
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"some"}
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_whole(tmp_path / "a", b"some")
+    monkeypatch.setattr("npconvnet.outputs.os.fsync", full)
+    with pytest.raises(InputError, match=r"a: cannot be written \(No space left on device\); free some space"):
+        write_whole(tmp_path / "a", b"other")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"some"}
 
 
 def test_outputs_that_would_overwrite_an_input_or_each_other(tmp_path):

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from npconvnet.backend import Array, to_host
 from npconvnet.errors import InputError
 from npconvnet.models import make_again
 from npconvnet.network import INPUT, Network
+from npconvnet.outputs import write_whole
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 
@@ -90,27 +89,6 @@ def write_file(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> None:
     write_whole(path, save(tensors, {"npconvnet": text, "sha256": _checksum(tensors, text)}))
 
 
-def write_whole(path: Path, contents: bytes | memoryview) -> None:
-    """Writes `contents` so that `path` is always a whole file: temporary file, fsync, rename.
-
-    Raises InputError where that fails, a full disk among the reasons; the temporary file is then removed.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from error
-
-
 def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """(tensors, header) of a file that `write_file` wrote, after its checksum has been compared.
 
@@ -150,13 +128,3 @@ def _checksum(tensors: Tensors, header: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor).data)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut, on systems where a folder can be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -48,13 +48,13 @@ from npconvnet.data.shards.writing import (
     Format,
     Part,
     Unreadable,
-    is_unfinished,
     part_path,
+    prepared_file,
     remove_unfinished,
-    whole_file,
     write_block,
 )
 from npconvnet.errors import InputError
+from npconvnet.outputs import is_unfinished
 from npconvnet.parallel import threads
 from npconvnet.preprocessing import MOST_PIXELS
 from npconvnet.processes import in_processes
@@ -334,7 +334,7 @@ class _Work:
         return part
 
     def _write(self, name: str, data: bytes) -> File:
-        with whole_file(self.out / name) as file:
+        with prepared_file(self.out / name) as file:
             file.write(data)
         return File(len(data), checksum(data))
 

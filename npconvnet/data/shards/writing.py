@@ -9,8 +9,8 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ from npconvnet.data.shards.index import Index, Record
 from npconvnet.data.shards.manifest import Encoding, File, Shard, SplitName, shard_name
 from npconvnet.data.shards.sums import PixelSums
 from npconvnet.errors import InputError
+from npconvnet.outputs import bring_to_disk, is_unfinished, whole_file
 from npconvnet.preprocessing import Picture, Preprocessing
 from npconvnet.processes import Step
 
@@ -135,7 +136,10 @@ def write_block(out: Path, format: Format, block: Block, step: Step) -> None:
     """
     shard_path = out / shard_name(block.split, block.number, format.encoding)
     # The part gets its name after the shard has; but if there is no room for it, neither is left.
-    with whole_file(part_path(out, block.split, block.number)) as part_file, whole_file(shard_path) as shard_file:
+    with (
+        prepared_file(part_path(out, block.split, block.number)) as part_file,
+        prepared_file(shard_path) as shard_file,
+    ):
         part = _write_shard(shard_file, format, block, step)
         if block.expected not in (None, part.shard):
             raise InputError(
@@ -143,7 +147,7 @@ def write_block(out: Path, format: Format, block: Block, step: Step) -> None:
                 "decoder have changed; prepare it again into another folder"
             )
         part_file.write(part.to_bytes())
-        _sync(part_file)
+        bring_to_disk(part_file)
 
 
 def _write_shard(file: IO[bytes], format: Format, block: Block, step: Step) -> Part:
@@ -183,51 +187,14 @@ def _require_source(example: Example) -> None:
         raise InputError(f"{example.path}: was there when the work began, and is not any more; bring the source back")
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A new file at `path`, which gets its name when everything is written and on the disk.
-
-    Raises InputError where that fails, a full disk among the reasons. Nothing is left behind then.
-    """
+def prepared_file(path: Path) -> AbstractContextManager[IO[bytes]]:
+    """`whole_file` for a file of a prepared data set."""
     # The number of the process tells it from what a process that was killed a moment ago is still writing.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            _sync(file)
-        unfinished.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); once it can, the same command goes on where it was"
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    return whole_file(path, "once it can, the same command goes on where it was", mark=f".{os.getpid()}")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what `whole_file` left in a folder when its process was killed."""
+    """Removes what `prepared_file` left in a folder when its process was killed."""
     for path in folder.iterdir() if folder.exists() else ():
         if is_unfinished(path):
             path.unlink(missing_ok=True)
-
-
-def is_unfinished(path: Path) -> bool:
-    """Whether `whole_file` has named a file, and not given it its name yet."""
-    return path.name.startswith(".") and path.suffix == ".unfinished"
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut, on systems where a folder can be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

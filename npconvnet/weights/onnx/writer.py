@@ -36,10 +36,10 @@ from npconvnet.layers import (
     Shape,
 )
 from npconvnet.network import INPUT, Network, Node
+from npconvnet.outputs import write_whole
 from npconvnet.weights.conventions import hwc_to_chw, in_words, ohwi_to_oihw
 from npconvnet.weights.imported import unique_name
 from npconvnet.weights.metadata import to_metadata
-from npconvnet.weights.native import write_whole
 
 #: What onnxruntime has read since its version 1.6 (2020).
 OPSET, IR_VERSION = 13, 7

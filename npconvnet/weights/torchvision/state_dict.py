@@ -25,6 +25,7 @@ from npconvnet.layers import Dropout, Linear, Shape
 from npconvnet.models import MODELS
 from npconvnet.models.vgg import CONVOLUTIONS
 from npconvnet.network import INPUT, Network
+from npconvnet.outputs import write_whole
 from npconvnet.weights.conventions import (
     chw_to_hwc,
     hwc_to_chw,
@@ -33,7 +34,6 @@ from npconvnet.weights.conventions import (
     torchvision_preprocessing,
 )
 from npconvnet.weights.metadata import from_metadata, to_metadata
-from npconvnet.weights.native import write_whole
 from npconvnet.weights.torchvision.torch_file import BFLOAT16, Tensors, as_float32, read_torch_file
 
 _SQUEEZENET = ("conv1", *(f"fire{n}.{part}" for n in range(2, 10) for part in ("squeeze1x1", "expand1x1")))

@@ -22,7 +22,6 @@ from npconvnet.data.shards.writing import (
     Unreadable,
     part_path,
     remove_unfinished,
-    whole_file,
     write_block,
 )
 from npconvnet.errors import InputError
@@ -202,19 +201,6 @@ def test_a_damaged_part_is_none(own, out):
 
 
 # ---- Files that are there as a whole or not at all ------------------------------------------------------------------
-
-
-def test_a_file_gets_its_name_when_it_is_whole(tmp_path):
-    with whole_file(tmp_path / "a.raw") as file:
-        file.write(b"some")
-        assert not (tmp_path / "a.raw").exists()
-        (unfinished,) = tmp_path.iterdir()
-        assert unfinished.name.startswith(".a.raw.")
-    assert contents(tmp_path) == {"a.raw": b"some"}
-    with pytest.raises(KeyError), whole_file(tmp_path / "a.raw") as file:
-        file.write(b"other")
-        raise KeyError
-    assert contents(tmp_path) == {"a.raw": b"some"}
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
