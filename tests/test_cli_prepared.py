@@ -19,6 +19,13 @@ def prepared(toy, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def prepared_as_jpeg(toy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "jpeg"
+    prepare(toy, folder, 73, "jpeg", workers=1)
+    return folder
+
+
 @pytest.fixture
 def npconvnet(monkeypatch, capsys):
     """A command in this process, to save time: its status and what it printed."""
@@ -55,6 +62,11 @@ def test_top_patches_gives_the_same(toy, prepared, checkpoint, tmp_path, npconvn
     found = [npconvnet("top-patches", "--data", data, *options) for data in (toy, prepared)]
     assert found[0] == found[1]
     assert "30 pictures scanned" in found[0][1]
+
+
+def test_shards_of_jpegs_are_not_taken_for_photos(prepared_as_jpeg, checkpoint, tmp_path, npconvnet):
+    options = ("--layer", "relu4", "--weights", checkpoint, "-o", tmp_path / "figure.png")
+    assert "30 pictures scanned" in npconvnet("top-patches", "--data", prepared_as_jpeg, *options)[1]
 
 
 def test_squares_of_another_size_are_refused(prepared, tmp_path, refused):

@@ -109,7 +109,7 @@ def test_same_seed_same_bits(toy, finished, tmp_path):
 
 
 def test_a_small_data_set_is_prepared_in_the_cache(toy, finished, cache):
-    (prepared,) = cache.glob("npconvnet/prepared/set-73-*/*/manifest.json")
+    (prepared,) = cache.glob("npconvnet/prepared/set-73-*/*/shards.json")
     assert f"preparing {toy} once, in {prepared.parent}" in finished[1].stdout
     colours = json.loads((finished[0] / "configuration.json").read_text())["colours"]
     assert colours["mean"] == json.loads(prepared.read_text())["mean"]

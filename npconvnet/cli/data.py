@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +35,7 @@ def make_toy(directory: Path, seed: int, train_per_class: int, validation_per_cl
 
 
 @click.command(options_metavar="[OPTIONS]")
-@click.argument(
-    "folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE OUT | --verify OUT"
-)
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="SOURCE OUT | --verify OUT")
 @click.option("--size", type=click.IntRange(1), default=256, show_default=True, help="Of the squares.")
 @click.option(
     "--format",
@@ -63,13 +62,14 @@ def prepare(folders: tuple[Path, ...], size: int, format: Encoding, workers: int
 
 
 def _verify(out: Path, workers: int | None) -> None:
+    from npconvnet.data.shards.manifest import PREPARE_SHARD
     from npconvnet.data.shards.verifying import verify
 
     problems = verify(out, workers)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
-        raise InputError(f"{out}: not as it was prepared; problems found: {len(problems)}")
+        raise InputError(f"{out}: not as it was prepared; problems found: {len(problems)}; {PREPARE_SHARD}")
     click.echo(f"{out}: whole, every picture as it was prepared")
 
 
@@ -88,9 +88,12 @@ def _prepare(source: Path, out: Path, size: int, format: Encoding, workers: int 
     if done.pictures:
         click.echo(f"{out}: {counts}, {in_bytes(manifest.bytes)}; {done.pictures / done.seconds:.0f} images/s")
     else:
-        click.echo(f"{out}: prepared already, with {counts}")
+        click.echo(f"{out}: prepared already, with {counts}; npconvnet prepare --verify compares every byte")
     if manifest.note:
         click.echo(manifest.note)
     if manifest.unreadable:
-        click.echo(f"pictures that could not be read: {manifest.unreadable:,}; {out / UNREADABLE} names them")
-    click.echo(f"train with: python train_imagenet.py --data {out}")
+        click.echo(
+            f"pictures that could not be read: {manifest.unreadable:,}; {out / UNREADABLE} names them; if they are "
+            "mended, prepare into a new folder"
+        )
+    click.echo(f"train with: {shlex.join(['python', 'train_imagenet.py', '--data', str(out)])}")

@@ -149,7 +149,7 @@ def evaluate_localization(
 
     from npconvnet.backend import resolve_device
     from npconvnet.data.ilsvrc import open_dataset
-    from npconvnet.data.shards.reading import is_prepared
+    from npconvnet.data.shards.reading import holds_shards
     from npconvnet.outputs import require_outputs
     from npconvnet.parallel import threads
     from npconvnet.visualization.figures.localization import draw_sheet
@@ -158,7 +158,7 @@ def evaluate_localization(
     figure = output or results.with_suffix(".png")
     require_outputs([results, figure], [weights])
     run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
-    if is_prepared(data):
+    if holds_shards(data):
         raise InputError(f"{data}: prepared squares, and boxes are searched in whole pictures; give the original data")
     network, dataset = run.network(), open_dataset(data)
     tasks = evaluate.tasks(network, dataset)

@@ -34,7 +34,7 @@ def copied_ahead(batches: Iterable[Batch], shape: tuple[int, ...]) -> Iterator[B
         copying.wait_event(gpu.cuda.get_current_stream().record())  # the network may still compute with what is there
         squares = array[: len(batch.squares)]
         squares.set(batch.squares, stream=copying)
-        copied = copying.record()
+        copied = copying.record(gpu.cuda.Event(block=True, disable_timing=True))  # that waits without a core
         try:
             if ready is not None:
                 yield ready

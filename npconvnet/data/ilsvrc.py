@@ -10,6 +10,7 @@
 A class's label is its position among the sorted wnids (folder names). Images are listed here, never decoded.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,7 @@ class Example:
     def read(self) -> bytes:
         """The bytes of the image file. Raises InputError if they cannot be read."""
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=_open_at_once) as file:
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:
@@ -66,6 +67,11 @@ class Example:
                 f"{printable(str(self.path))}: cut off before the end of {self.name}; copy or download it again"
             )
         return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and does not wait for somebody to write where it is a pipe that is called like an image."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,13 @@ except ImportError:
 
 
 def decoder_name() -> str:
-    """The libraries that decode and resize here, and their versions: others may differ in the last bit."""
+    """The library that decodes and resizes here, and its version: another may differ in the last bit.
+
+    simplejpeg is not named, as what it decodes is the same (tests/data/test_jpeg.py).
+    """
     turbo = features.version_feature("libjpeg_turbo")
     library = f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version_codec('jpg')}"
-    pillow = f"Pillow {PIL.__version__} ({library})"
-    return pillow if simplejpeg is None else f"simplejpeg {simplejpeg.__version__}, {pillow}"
+    return f"Pillow {PIL.__version__} ({library})"
 
 
 def read_image(path: Path | str) -> Picture:

@@ -63,7 +63,7 @@ class Loader:
     The squares of a batch are good until the next batch is asked for, which then may take their memory: an epoch needs
     memory for BUFFERS batches, however slow the network is. Pictures that are to be left out are missing from their
     batch, named once on standard error, and listed in `unreadable` (name to reason). Any other error in a thread is
-    raised in place of the batch.
+    raised in place of the batch, or of the one before it on a GPU.
     """
 
     def __init__(

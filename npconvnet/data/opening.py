@@ -12,7 +12,7 @@ from npconvnet.data.ilsvrc import Dataset, open_dataset
 from npconvnet.data.image_files import ImageFiles
 from npconvnet.data.loader import Source
 from npconvnet.data.shards.manifest import UNREADABLE
-from npconvnet.data.shards.reading import PreparedDataset, is_prepared, open_prepared
+from npconvnet.data.shards.reading import PreparedDataset, holds_shards, open_prepared
 from npconvnet.errors import InputError
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
@@ -41,7 +41,7 @@ def open_data(root: Path, preprocessing: Preprocessing) -> Data:
 
     Raises InputError as `open_dataset` and `open_prepared` do, and where it was prepared in another way.
     """
-    if is_prepared(root):
+    if holds_shards(root):
         return _prepared(open_prepared(root), root, preprocessing)
     return _decoded(open_dataset(root), preprocessing)
 
@@ -51,7 +51,7 @@ def open_to_train(root: Path, preprocessing: Preprocessing, say: Callable[[str],
 
     Calls `say` with a line on what is done, or what could be done. Raises InputError as `open_data` does.
     """
-    if is_prepared(root):
+    if holds_shards(root):
         return _prepared(open_prepared(root), root, preprocessing)
     dataset, size = open_dataset(root), preprocessing.resize
     images, taken = len(dataset.train) + len(dataset.validation), bytes_of_squares(dataset, size)

@@ -22,6 +22,7 @@ from npconvnet.data.image_files import ImageFiles
 from npconvnet.data.layouts.listing import scan
 from npconvnet.data.loader import Source
 from npconvnet.data.opening import open_data
+from npconvnet.data.shards.reading import holds_shards
 from npconvnet.forward_pass import in_pieces
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.network import INPUT, Network
@@ -43,7 +44,7 @@ def pictures_to_scan(root: Path, preprocessing: Preprocessing) -> tuple[Source, 
     """
     with suppress(OSError):  # open_data says what is wrong with it
         folders, names = scan(root)
-        if names and not folders:
+        if names and not folders and not holds_shards(root):
             return ImageFiles([Example(name, -1, root / name) for name in names], preprocessing), ""
     data = open_data(root, preprocessing)
     return data.validation, data.note

@@ -22,7 +22,7 @@ from npconvnet.backend import Array, to_host
 from npconvnet.errors import InputError
 from npconvnet.models import make_again
 from npconvnet.network import INPUT, Network
-from npconvnet.outputs import write_whole
+from npconvnet.outputs import NO_ROOM, whole_file
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
 
@@ -84,9 +84,15 @@ def network_from(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> Net
 
 
 def write_file(path: Path, tensors: Tensors, header: Mapping[str, Any]) -> None:
-    """Writes safetensors, as `write_whole` does."""
+    """Writes safetensors, as `whole_file` does; the same tensors and header give the same bytes."""
     text = json.dumps(header, ensure_ascii=False)
-    write_whole(path, save(tensors, {"npconvnet": text, "sha256": _checksum(tensors, text)}))
+    data = memoryview(save(tensors, {"npconvnet": text, "sha256": _checksum(tensors, text)}))
+    length = int.from_bytes(data[:8], "little")
+    # safetensors writes the metadata in any order.
+    description = json.dumps(json.loads(bytes(data[8 : 8 + length])), sort_keys=True, separators=(",", ":")).encode()
+    description += b" " * (-len(description) % 8)
+    with whole_file(path, NO_ROOM) as file:
+        file.writelines([len(description).to_bytes(8, "little"), description, data[8 + length :]])
 
 
 def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:

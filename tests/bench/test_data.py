@@ -49,13 +49,26 @@ def test_a_simulated_data_set_is_one(tmp_path):
     np.testing.assert_array_equal(batch.labels, batch.numbers % 1000)
 
 
-def test_the_peer_does_the_same_work():
+def test_the_peer_does_the_same_work(monkeypatch):
     torch = pytest.importorskip("torch")
-    from bench.torch_data_peer import SquaresInMemory
-    from npconvnet.data.augment import Augmentation
+    from bench import torch_data_peer
 
-    squares = np.random.default_rng(0).integers(0, 256, (6, 256, 256, 3), np.uint8)
-    peer = SquaresInMemory(squares, np.arange(6), data.PREPROCESSING)
-    found = torch.stack([peer[number][0] for number in range(6)]).permute(0, 2, 3, 1).numpy()
-    views = Augmentation().draw(0, 0, np.arange(6), data.PREPROCESSING, np.eye(3))
-    np.testing.assert_allclose(found, data.PREPROCESSING.apply(squares, views), rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(torch_data_peer, "COLOUR_NOISE", 0)
+    square = np.stack([*np.indices((256, 256)), np.full((256, 256), 7)], axis=2).astype(np.uint8)  # tells where it is
+    peer = torch_data_peer.SquaresInMemory(square[None], np.zeros(1), data.PREPROCESSING)
+    torch.manual_seed(0)
+    erased = reflected = 0
+    for _ in range(30):
+        x = peer[0][0].permute(1, 2, 0).numpy()
+        kept = x[:, :, 2] != 0
+        erased += not kept.all()
+        rgb = data.PREPROCESSING.picture(x)
+        (top, bottom), (left, right) = (
+            (index[kept].min(), index[kept].max() + 1) for index in rgb.transpose(2, 0, 1)[:2]
+        )
+        crop = square[top:bottom, left:right]
+        if not any(np.array_equal(rgb[kept], crop[kept]) for crop in (crop, crop[:, ::-1])):
+            pytest.fail("neither a crop nor its reflection")
+        reflected += not np.array_equal(rgb[kept], crop[kept])
+    assert 5 < erased < 25
+    assert 5 < reflected < 25

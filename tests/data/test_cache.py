@@ -81,7 +81,7 @@ def test_made_anew_where_the_files_change(pictures, change):
     assert folders() == [second.root] != [first.root]
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "train.safetensors", "train-00000.raw"])
+@pytest.mark.parametrize("name", ["shards.json", "train.safetensors", "train-00000.raw"])
 def test_made_anew_where_it_is_damaged(pictures, name):
     first, _ = prepared(pictures)
     (first.root / name).write_bytes(b"x")

@@ -1,7 +1,7 @@
 """JPEGs by simplejpeg and by Pillow.
 
 Both decode with libjpeg-turbo: to the same bits, as long as the versions that they bring along agree, which the 3.1.2
-of simplejpeg 1.9 and the 3.2.0 of Pillow 13 do. Where they do not, decoder_name() tells data sets apart.
+of simplejpeg 1.9 and the 3.2.0 of Pillow 13 do. Where they do not, these tests fail.
 """
 
 import itertools

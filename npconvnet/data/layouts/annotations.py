@@ -64,9 +64,9 @@ class Annotations:
         if found is None:
             return []
         # Many dogs in the training set are annotated by name, such as Scottish_deerhound, and not by wnid.
-        names = self._synsets[label].names.replace(" ", "_").split(",_")
-        index = {**dict.fromkeys(names, label), **self._index}
-        return [Box(index[class_name], *corners) for class_name, corners in _voc_objects(*found) if class_name in index]
+        own = dict.fromkeys(self._synsets[label].names.replace(" ", "_").split(",_"), label)
+        objects = ((self._index.get(name, own.get(name)), corners) for name, corners in _voc_objects(*found))
+        return [Box(label_of_it, *corners) for label_of_it, corners in objects if label_of_it is not None]
 
     def _find(self, name: str, wnid: str) -> tuple[str, bytes] | None:
         """The path and the content of an image's annotation."""

@@ -63,12 +63,19 @@ def scan(folder: Path) -> tuple[list[str], list[str]]:
     subfolders, images = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not entry.name.startswith("."):
                     subfolders.append(entry.name)
             elif _is_image(entry.name):
                 images.append(entry.name)
     return sorted(subfolders), sorted(images)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle: whoever opens one says so
+        return False
 
 
 def stem(name: str) -> str:

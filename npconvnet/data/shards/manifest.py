@@ -20,11 +20,13 @@ Encoding = Literal["raw", "jpeg"]
 SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
-MANIFEST, MEAN, UNREADABLE = "manifest.json", "mean.safetensors", "unreadable.jsonl"
+MANIFEST, MEAN, UNREADABLE = "shards.json", "mean.safetensors", "unreadable.jsonl"
+#: In a folder that is not finished; the lock stays.
+PLAN, LOCK = "shards.unfinished.json", "shards.lock"
 #: The way out where more is damaged than a shard.
-PREPARE_AGAIN = "remove the folder and prepare the data set again"
+PREPARE_AGAIN = "prepare the data set again, into a new folder"
 #: The way out where that is a shard.
-PREPARE_SHARD = "npconvnet prepare makes it again once it is deleted"
+PREPARE_SHARD = "the same npconvnet prepare makes shards anew that have been deleted"
 #: The first entry of every manifest. It counts up when a reader of today could not read the shards of tomorrow.
 _FORMAT = "npconvnet shards 1"
 
@@ -82,11 +84,13 @@ class Manifest:
             found = fields.pop("checksum")
             expected = checksum(_canonical(fields))
         except OSError as error:
+            if (folder / PLAN).exists():
+                raise InputError(f"{folder}: not finished; the same npconvnet prepare goes on with it") from error
             raise InputError(f"{path}: cannot be read ({error.strerror}); is this a prepared data set?") from error
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged; {PREPARE_AGAIN}") from error
         if fields.get("format") != _FORMAT:
-            raise InputError(f"{path}: not '{_FORMAT}'; {PREPARE_AGAIN} with this npconvnet")
+            raise InputError(f"{path}: not of '{_FORMAT}', which this npconvnet reads; {PREPARE_AGAIN}")
         if found != expected:
             raise InputError(f"{path}: damaged (its checksum is wrong); {PREPARE_AGAIN}")
         try:
@@ -126,7 +130,7 @@ class Manifest:
         )
 
     def to_bytes(self) -> bytes:
-        """As the content of manifest.json: for people too, one entry a line."""
+        """As the content of its file: for people too, one entry a line."""
         fields: dict[str, Any] = {
             "format": _FORMAT,
             "size": self.size,
@@ -162,7 +166,11 @@ class Manifest:
 
 def shard_name(split: SplitName, number: int, encoding: Encoding) -> str:
     """The file name of a shard, such as train-00012.raw."""
-    return f"{split}-{number:05d}.{encoding}"
+    return f"{split}-{number:05d}.{_SUFFIXES[encoding]}"
+
+
+#: That of JPEG shards is no image's, which would be taken for one.
+_SUFFIXES: dict[Encoding, str] = {"raw": "raw", "jpeg": "jpegs"}
 
 
 def index_name(split: SplitName) -> str:

@@ -27,8 +27,10 @@ from npconvnet.data.ilsvrc import Box, Dataset, Example, open_dataset
 from npconvnet.data.image import decoder_name
 from npconvnet.data.shards.index import Index
 from npconvnet.data.shards.manifest import (
+    LOCK,
     MANIFEST,
     MEAN,
+    PLAN,
     SPLITS,
     UNREADABLE,
     Encoding,
@@ -40,7 +42,7 @@ from npconvnet.data.shards.manifest import (
     index_name,
     shard_name,
 )
-from npconvnet.data.shards.reading import PreparedDataset, is_prepared, open_prepared
+from npconvnet.data.shards.reading import PreparedDataset, holds_shards, is_prepared, open_prepared
 from npconvnet.data.shards.sums import PixelSums
 from npconvnet.data.shards.writing import (
     PARTS,
@@ -62,8 +64,8 @@ from npconvnet.processes import in_processes
 #: The number of examples decides alone how they are cut: into about so many blocks, of no fewer and no more than these.
 BLOCKS = 64
 SHORTEST, LONGEST = 256, 4096
-#: In a folder that is not finished; the lock stays.
-PLAN, LOCK = "preparing.json", "preparing.lock"
+#: But into no more blocks, as all shards are opened at once, and some systems allow 256 files.
+MOST_BLOCKS = 200
 
 _RECIPE = 1  # counts up whenever the same examples would come out as other shards
 _LARGEST_CORNER = np.iinfo(np.int32).max
@@ -73,7 +75,7 @@ _DIFFERENCES = {
     "source": "from other pictures or labels",
     "size": "with --size {}",
     "encoding": "with --format {}",
-    "decoder": "with other libraries ({})",
+    "decoder": "with {}, and not with what is installed now",
     "shards": "in other shards",
 }
 
@@ -108,6 +110,8 @@ def prepare(
         raise InputError(f"squares of {size} pixels can't be made; choose a size from 1 to {MOST_PIXELS}")
     _require_apart(source, out)
     _require_ours(out)
+    if holds_shards(source):
+        raise InputError(f"{source}: holds shards, which are prepared; give the original data set")
     dataset = open_dataset(source)
     with _locked(out), _disk_errors(out):
         work = _Work(dataset, out, Format(size, encoding))
@@ -141,7 +145,7 @@ class _Span:
 
 
 def _spans(split: SplitName, count: int) -> list[_Span]:
-    length = min(max(-(-count // BLOCKS), SHORTEST), LONGEST)
+    length = max(min(max(-(-count // BLOCKS), SHORTEST), LONGEST), -(-count // MOST_BLOCKS))
     begins = range(0, count, length)
     return [_Span(split, number, begin, min(begin + length, count)) for number, begin in enumerate(begins)]
 
@@ -303,11 +307,13 @@ class _Work:
                 unreadable += part.unreadable
             shards[split] = tuple(found)
             files[index_name(split)] = self._write(index_name(split), Index.joined(indices).to_bytes())
-        if not sums.images:
-            first = unreadable[0]
-            raise InputError(
-                f"{self.dataset.root}: not one of the training pictures can be read ({first.name}: {first.reason})"
-            )
+            if not any(shard.images for shard in found):
+                first = part.unreadable[0]
+                shutil.rmtree(self.out / PARTS)  # the next time all are read again
+                name = {"train": "training"}.get(split, split)
+                raise InputError(
+                    f"{self.dataset.root}: not one of the {name} pictures can be read ({first.name}: {first.reason})"
+                )
         files[MEAN] = self._write(MEAN, save({"mean": sums.mean_image()}))
         files[UNREADABLE] = self._write(UNREADABLE, "".join(f"{json.dumps(asdict(u))}\n" for u in unreadable).encode())
         manifest = Manifest(

@@ -4,11 +4,14 @@ Nothing that stands in the folder is believed: a checksum finds what has been da
 other, or the length of a file, are refused even where the checksums are right.
 
 Raw shards are read rather than mapped into memory. Both run at the speed of memory once a shard is in the system's
-cache; but where a disk fails or a file is cut off under a mapping, the process dies without a word.
+cache; but where a disk fails or a file is cut off under a mapping, the process dies without a word. Every shard is
+opened once: that costs less, and a folder that is removed can be read to the end.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from npconvnet.data.shards.index import Index
 from npconvnet.data.shards.manifest import (
     MANIFEST,
     MEAN,
+    PLAN,
     PREPARE_AGAIN,
     PREPARE_SHARD,
     SPLITS,
@@ -48,9 +52,18 @@ class PreparedDataset:
 
 def is_prepared(root: Path) -> bool:
     """Whether a folder is one that `npconvnet prepare` has finished."""
+    return _is_file(root / MANIFEST)
+
+
+def holds_shards(root: Path) -> bool:
+    """Whether a folder is one that `npconvnet prepare` has finished or begun; `open_prepared` says so if only begun."""
+    return is_prepared(root) or _is_file(root / PLAN)
+
+
+def _is_file(path: Path) -> bool:
     try:
-        return (root / MANIFEST).is_file()
-    except OSError:  # such as a folder that may not be entered
+        return path.is_file()
+    except OSError:  # such as in a folder that may not be entered
         return False
 
 
@@ -90,6 +103,9 @@ class Shards:
         self._files = [root / shard_name(split, number, self._encoding) for number in range(len(shards))]
         for path, shard in zip(self._files, shards, strict=True):
             require_length(path, shard.file, PREPARE_SHARD)
+        self._descriptors: list[int] = []
+        weakref.finalize(self, _close, self._descriptors)
+        self._descriptors += map(_open, self._files)
         self.index = read_index(root, manifest, split)
         self.labels = self.index.labels
         # The first picture of each shard, and where each picture begins in its shard.
@@ -123,25 +139,35 @@ class Shards:
             square[:] = decoded
 
     def _read_bytes(self, number: int, into: npt.NDArray[np.uint8]) -> None:
-        path = self._file(number)
+        shard = self._shard(number)
         try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(int(self._offsets[number]))
-                count = file.readinto(into.data)
+            count = os.preadv(self._descriptors[shard], [into.data], int(self._offsets[number]))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+            raise InputError(f"{self._files[shard]}: cannot be read ({error.strerror})") from error
         if count != len(into) or xxhash.xxh3_64_intdigest(into.data) != self.index.checksums[number]:
             raise self._damaged(number, "its checksum is wrong")
 
-    def _file(self, number: int) -> Path:
-        return self._files[int(np.searchsorted(self._firsts, number, side="right")) - 1]
+    def _shard(self, number: int) -> int:
+        return int(self._firsts.searchsorted(number, side="right")) - 1
 
     def _damaged(self, number: int, reason: str) -> InputError:
-        path = self._file(number)
+        path = self._files[self._shard(number)]
         return InputError(
             f"{path}: damaged at picture {self.name(number)} ({reason}); {PREPARE_SHARD}; look for "
             f"more damage with npconvnet prepare --verify {path.parent}"
         )
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def decode_square(data: bytes, size: int) -> Picture | None:
@@ -199,6 +225,8 @@ def require_length(path: Path, expected: File, way_out: str) -> None:
     """Raises InputError, ending in the way out, unless there is a file of that length."""
     try:
         length = path.stat().st_size
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: is missing; {way_out}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {way_out}") from error
     if length != expected.bytes:

@@ -182,9 +182,10 @@ def _load(example: Example, preprocessing: Preprocessing) -> tuple[Picture, tupl
 
 
 def _require_source(example: Example) -> None:
-    """Raises InputError where the file of an example has vanished: a million such are not a million bad pictures."""
-    if not os.path.lexists(example.path):
-        raise InputError(f"{example.path}: was there when the work began, and is not any more; bring the source back")
+    """Raises InputError where the tar or the folder of an example has vanished: its disk, perhaps, and all the rest."""
+    home = example.path if example.size >= 0 else example.path.parent
+    if not home.exists():
+        raise InputError(f"{home}: was there when the work began, and is not any more; bring the source back")
 
 
 def prepared_file(path: Path) -> AbstractContextManager[IO[bytes]]:

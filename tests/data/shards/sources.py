@@ -10,8 +10,8 @@ from PIL import Image
 from npconvnet.data.ilsvrc import open_dataset
 from npconvnet.data.image import load_square
 from npconvnet.data.shards import preparing
-from npconvnet.data.shards.manifest import SPLITS
-from npconvnet.data.shards.preparing import LOCK, prepare
+from npconvnet.data.shards.manifest import LOCK, SPLITS
+from npconvnet.data.shards.preparing import prepare
 from npconvnet.data.shards.reading import open_prepared
 from npconvnet.errors import InputError
 from npconvnet.preprocessing import Preprocessing

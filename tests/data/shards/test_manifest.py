@@ -38,7 +38,7 @@ def signed(fields):
 
 
 def refused(folder, data):
-    with pytest.raises(InputError, match=r"manifest\.json") as caught:
+    with pytest.raises(InputError, match=r"shards\.json") as caught:
         Manifest.read(written(folder, data))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -71,7 +71,7 @@ def test_names_of_files():
 
 
 def test_a_folder_without_one(tmp_path):
-    with pytest.raises(InputError, match=r"manifest\.json: cannot be read \(No such file.*is this a prepared data set"):
+    with pytest.raises(InputError, match=r"shards\.json: cannot be read \(No such file.*is this a prepared data set"):
         Manifest.read(tmp_path)
     (tmp_path / MANIFEST).mkdir()
     with pytest.raises(InputError, match="Is a directory"):
@@ -84,12 +84,12 @@ def test_a_folder_without_one(tmp_path):
     ids=lambda data: repr(data[:12]),
 )
 def test_files_that_are_no_manifest(tmp_path, data):
-    assert "damaged; remove the folder and prepare" in refused(tmp_path, data)
+    assert "damaged; prepare the data set again" in refused(tmp_path, data)
 
 
 def test_another_format(tmp_path):
     data = MADE.to_bytes().replace(b"npconvnet shards 1", b"npconvnet shards 2")
-    assert "not 'npconvnet shards 1'" in refused(tmp_path, data)
+    assert "not of 'npconvnet shards 1'" in refused(tmp_path, data)
 
 
 def test_a_changed_number(tmp_path):

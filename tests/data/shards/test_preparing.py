@@ -20,8 +20,8 @@ from npconvnet.data.ilsvrc import open_dataset
 from npconvnet.data.image import decode_image
 from npconvnet.data.shards import preparing
 from npconvnet.data.shards.index import Index
-from npconvnet.data.shards.manifest import MANIFEST, MEAN, SPLITS, UNREADABLE, Manifest
-from npconvnet.data.shards.preparing import LOCK, PLAN, prepare
+from npconvnet.data.shards.manifest import LOCK, MANIFEST, MEAN, PLAN, SPLITS, UNREADABLE, Manifest, shard_name
+from npconvnet.data.shards.preparing import prepare
 from npconvnet.data.shards.reading import open_prepared, read_mean_image
 from npconvnet.data.shards.writing import PARTS
 from npconvnet.errors import InputError
@@ -215,14 +215,17 @@ def test_a_damaged_archive_of_boxes_stops_before_the_work_begins(own, tmp_path):
     assert message.endswith("or move it away to do without these boxes")
 
 
-@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 16_384, 16_385, 50_000, 262_144, 1_281_167])
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 16_384, 16_385, 50_000, 262_144, 819_200, 1_281_167, 10**7])
 def test_blocks_depend_on_the_number_of_examples_alone(count):
     spans = preparing._spans("train", count)
     assert [n for span in spans for n in (span.begin, span.end)] == sorted([n for s in spans for n in (s.begin, s.end)])
     assert sum(map(len, spans)) == count
     assert [span.number for span in spans] == list(range(len(spans)))
-    assert all(256 <= len(span) <= 4096 for span in spans[:-1])
-    assert len(spans) == min(-(-count // 256), max(64, -(-count // 4096))) or 16_384 < count < 262_144
+    assert all(256 <= len(span) <= max(4096, count / 200 + 1) for span in spans[:-1])
+    assert len(spans) <= 200
+    assert (
+        len(spans) == min(-(-count // 256), max(64, -(-count // 4096))) or 16_384 < count < 262_144 or count > 819_200
+    )
 
 
 def test_any_number_of_processes_gives_the_same_bytes(raw, source, tmp_path):
@@ -251,16 +254,16 @@ def test_shards_that_are_missing_are_made_again(finished, source, tmp_path):
     out = Path(shutil.copytree(finished, tmp_path / "out"))
     before = contents(out)
     lines: list[str] = []
-    (out / f"train-00002.{finished.name}").unlink()
-    (out / f"validation-00000.{finished.name}").write_bytes(b"cut")
+    (out / shard_name("train", 2, finished.name)).unlink()
+    (out / shard_name("validation", 0, finished.name)).write_bytes(b"cut")
     kept = times(out)
     done = prepared(source, out, encoding=finished.name, say=lines.append)
     assert done.pictures == 8 + 6
     assert contents(out) == before
     assert "6 of 8 shards are there already" in lines[0]
     assert {path for path, time in times(out).items() if kept.get(path) != time} == {
-        out / f"train-00002.{finished.name}",
-        out / f"validation-00000.{finished.name}",
+        out / shard_name("train", 2, finished.name),
+        out / shard_name("validation", 0, finished.name),
     }
 
 
@@ -277,7 +280,7 @@ def test_a_missing_shard_whose_pictures_have_changed(raw, own, tmp_path):
 def test_what_stands_beside_the_shards_cannot_be_made_again(raw, source, tmp_path):
     out = Path(shutil.copytree(raw, tmp_path / "out"))
     (out / "train.safetensors").unlink()
-    assert "remove the folder and prepare the data set again" in refused(source, out)
+    assert "prepare the data set again, into a new folder" in refused(source, out)
 
 
 def interrupt(*_):
@@ -322,14 +325,14 @@ def test_another_source_is_refused(raw, source, own, tmp_path, state, change):
 def test_another_decoder_is_refused_while_work_goes_on(source, tmp_path, monkeypatch):
     out = interrupted(source, tmp_path / "out")
     monkeypatch.setattr(preparing, "decoder_name", lambda: "another")
-    assert "was begun with other libraries (" in refused(source, out)
+    assert "was begun with Pillow" in refused(source, out)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000])
 def test_a_damaged_plan(source, tmp_path, content):
     out = interrupted(source, tmp_path / "out")
     (out / PLAN).write_bytes(content)
-    assert "preparing.json: damaged" in refused(source, out)
+    assert "shards.unfinished.json: damaged" in refused(source, out)
 
 
 def test_a_folder_in_which_not_even_the_plan_was_finished(source, raw, tmp_path):
@@ -390,7 +393,7 @@ def test_not_one_training_picture(own, tmp_path):
         path.write_bytes(b"no picture")
     for _ in range(2):
         message = refused(own, tmp_path / "out")
-        assert "not one of the training pictures can be read (class0/000.jpg: cannot be read" in message
+        assert "not one of the training pictures can be read (class" in message
     assert not (tmp_path / "out" / MANIFEST).exists()
 
 
@@ -571,7 +574,7 @@ def test_a_part_that_is_damaged_while_it_waits_is_made_again(source, raw, tmp_pa
 def test_the_plan_is_all_that_a_folder_without_shards_holds(source, tmp_path):
     out = interrupted(source, tmp_path / "out")
     assert list(contents(out)) == [PLAN]
-    with pytest.raises(InputError, match="is this a prepared data set"):
+    with pytest.raises(InputError, match="not finished; the same npconvnet prepare goes on"):
         open_prepared(out)
 
 
@@ -586,3 +589,30 @@ def test_what_is_said_before_the_work_begins(source, tmp_path):
     ]
     assert Index.from_bytes((tmp_path / "out" / "train.safetensors").read_bytes()).lengths.sum() == 54 * SIZE**2 * 3
     assert load((tmp_path / "out" / MEAN).read_bytes()).keys() == {"mean"}
+
+
+def test_pictures_that_are_no_files_stop_nothing(own, tmp_path):
+    os.mkfifo(own / "class0" / "pipe.jpg")
+    (own / "class0" / "circle.jpg").symlink_to("circle.jpg")
+    finished = prepared(own, tmp_path / "out").dataset.manifest
+    lines = [json.loads(line) for line in (tmp_path / "out" / UNREADABLE).read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["class0/circle.jpg", "class0/pipe.jpg"]
+    assert finished.unreadable == 2
+
+
+def test_not_one_validation_picture(own, tmp_path):
+    for split in ("train", "val"):
+        for label in range(3):
+            shutil.copytree(own / f"class{label}", tmp_path / "split" / split / f"class{label}")
+    for path in (tmp_path / "split" / "val").rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    message = refused(tmp_path / "split", tmp_path / "out")
+    assert "not one of the validation pictures can be read (val/class" in message
+    shutil.copy(tmp_path / "split" / "train" / "class0" / "000.jpg", tmp_path / "split" / "val" / "class0")
+    assert prepared(tmp_path / "split", tmp_path / "out").dataset.manifest.images("validation") == 1
+
+
+def test_shards_and_work_that_was_begun_are_no_source(source, raw, tmp_path):
+    assert "holds shards, which are prepared" in refused(raw, tmp_path / "out")
+    begun = interrupted(source, tmp_path / "begun")
+    assert "holds shards" in refused(begun, tmp_path / "out")

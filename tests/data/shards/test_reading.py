@@ -1,4 +1,6 @@
+import gc
 import json
+import os
 import random
 import shutil
 import tracemalloc
@@ -12,19 +14,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from npconvnet.data.shards import preparing
 from npconvnet.data.shards.index import Index
 from npconvnet.data.shards.manifest import (
+    LOCK,
     MANIFEST,
     MEAN,
+    PLAN,
     SPLITS,
     File,
     Manifest,
     Shard,
     checksum,
     index_name,
+    shard_name,
 )
-from npconvnet.data.shards.reading import is_prepared, open_prepared, read_mean_image
+from npconvnet.data.shards.reading import holds_shards, is_prepared, open_prepared, read_mean_image
 from npconvnet.errors import InputError
 from tests.data.prepared import write_prepared
 from tests.data.shards.sources import everything, everything_of, prepared, write_class_folders
@@ -134,29 +138,52 @@ def test_a_shard_of_another_length(folder):
     path = folder / "train-00002.raw"
     path.write_bytes(path.read_bytes()[:-1])
     message = refused(folder, r"train-00002\.raw: 539 bytes where 540 were written")
-    assert message.endswith("npconvnet prepare makes it again once it is deleted")
+    assert message.endswith("npconvnet prepare makes shards anew that have been deleted")
     path.unlink()
-    refused(folder, r"train-00002\.raw: cannot be read \(No such file")
+    refused(folder, r"train-00002\.raw: is missing")
 
 
-def test_a_shard_that_shrinks_or_goes_after_it_was_opened(folder):
+def test_a_shard_that_shrinks_after_it_was_opened(folder):
     dataset, square = open_prepared(folder), np.empty((SIZE, SIZE, 3), np.uint8)
     path = folder / "train-00000.raw"
     path.write_bytes(path.read_bytes()[:-5])
     dataset.train.read(8, square)
     with pytest.raises(InputError, match="damaged at picture train/9"):
         dataset.train.read(9, square)
-    path.unlink()
-    with pytest.raises(InputError, match=r"train-00000\.raw: cannot be read \(No such file"):
-        dataset.train.read(0, square)
+
+
+def test_a_folder_that_goes_after_it_was_opened_is_read_to_the_end(folder):
+    dataset, found, expected = open_prepared(folder), *(np.empty((2, SIZE, SIZE, 3), np.uint8))
+    dataset.train.read(0, expected)
+    shutil.rmtree(folder)
+    dataset.train.read(0, found)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_shards_are_closed_when_nobody_needs_them(folder):
+    dataset = open_prepared(folder)
+    descriptors = list(dataset.train._descriptors)
+    assert all(os.fstat(descriptor).st_size for descriptor in descriptors)
+    del dataset
+    gc.collect()
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_a_folder_that_is_not_finished(folder):
+    (folder / MANIFEST).rename(folder / PLAN)
+    assert holds_shards(folder)
+    assert not is_prepared(folder)
+    refused(folder, "not finished; the same npconvnet prepare goes on with it")
 
 
 @pytest.mark.parametrize("name", ["train.safetensors", "validation.safetensors"])
 def test_a_damaged_index(folder, name):
     flip(folder / name, 500)
-    refused(folder, rf"{name}: damaged \(its checksum is wrong\); remove the folder and prepare")
+    refused(folder, rf"{name}: damaged \(its checksum is wrong\); prepare the data set again")
     (folder / name).unlink()
-    refused(folder, rf"{name}: cannot be read \(No such file")
+    refused(folder, rf"{name}: is missing")
 
 
 def test_a_damaged_mean_image(folder):
@@ -209,7 +236,7 @@ def test_an_index_that_contradicts_the_shards(folder, column, value, message):
 def test_an_index_of_other_shards(folder):
     shards = Manifest.read(folder).shards
     with_manifest(folder, shards={**shards, "train": shards["train"][:2]})
-    refused(folder, r"manifest\.json: other pictures than in train\.safetensors")
+    refused(folder, r"shards\.json: other pictures than in train\.safetensors")
     one, two, three = shards["train"]
     with_manifest(folder, shards={**shards, "train": (replace(one, images=11), replace(two, images=9), three)})
     refused(folder, r"train\.safetensors: pictures that don't fill the shards")
@@ -217,7 +244,7 @@ def test_an_index_of_other_shards(folder):
 
 def test_a_manifest_without_an_index(folder):
     with_manifest(folder, files={})
-    refused(folder, r"manifest\.json: does not list train\.safetensors")
+    refused(folder, r"shards\.json: does not list train\.safetensors")
 
 
 # ---- Fuzz -----------------------------------------------------------------------------------------------------------
@@ -282,7 +309,7 @@ def test_no_damage_is_overlooked(copied):
     """Either everything is as it was, or it is refused."""
     rng, whole = random.Random(1), read_all(copied)
     assert whole is not None
-    files = [path for path in sorted(copied.iterdir()) if path.suffix in (".json", ".safetensors", ".raw", ".jpeg")]
+    files = [path for path in sorted(copied.iterdir()) if path.suffix in (".json", ".safetensors", ".raw", ".jpegs")]
     refusals = 0
     for _ in range(2000):
         path = rng.choice(files)
@@ -339,7 +366,7 @@ def hostile(folder, rng):
     if kind == "manifest":
         fields = with_one_nasty(fields, rng)
     elif kind == "shard":
-        path = folder / f"train-00000.{fields['encoding']}"
+        path = folder / shard_name("train", 0, fields["encoding"])
         data = mutated(path.read_bytes(), rng)
         path.write_bytes(data)
         fields["shards"]["train"][0][:2] = [len(data), checksum(data)]
@@ -366,7 +393,7 @@ def hostile(folder, rng):
 def test_a_hostile_folder_whose_checksums_are_right(copied):
     """It may hold any pictures, or be refused; nothing else happens, and little memory is needed for that."""
     rng = random.Random(2)
-    files = {path: path.read_bytes() for path in copied.iterdir() if path.name != preparing.LOCK}
+    files = {path: path.read_bytes() for path in copied.iterdir() if path.name != LOCK}
     accepted = 0
     for number in range(700):
         hostile(copied, rng)

@@ -7,7 +7,7 @@ import pytest
 
 from npconvnet.data.shards import verifying
 from npconvnet.data.shards.index import Index
-from npconvnet.data.shards.manifest import MANIFEST, MEAN, UNREADABLE, Manifest, checksum
+from npconvnet.data.shards.manifest import MANIFEST, MEAN, UNREADABLE, Manifest, checksum, shard_name
 from npconvnet.data.shards.reading import open_prepared
 from npconvnet.data.shards.verifying import verify
 from npconvnet.errors import InputError
@@ -36,7 +36,7 @@ def flip(path, at):
 
 
 def shard(out, number=1):
-    return out / f"train-{number:05d}.{out.name}"
+    return out / shard_name("train", number, out.name)
 
 
 def begins(out):
@@ -70,8 +70,8 @@ def test_shards_that_are_missing_or_of_another_length(out):
     shard(out, 2).write_bytes(shard(out, 2).read_bytes() + b"\0")
     shard(out, 3).write_bytes(b"")
     one, two, three = problems(out)
-    assert "cannot be read (No such file or directory); npconvnet prepare makes it again" in one
-    assert "were written; npconvnet prepare makes it again" in two
+    assert "is missing; the same npconvnet prepare makes shards anew" in one
+    assert "were written; the same npconvnet prepare makes" in two
     assert f"{shard(out, 3)}: 0 bytes where" in three
 
 
@@ -79,14 +79,14 @@ def test_shards_that_are_missing_or_of_another_length(out):
 def test_files_beside_the_shards(out, name):
     flip(out / name, -9)
     assert problems(out) == [
-        f"{out / name}: damaged (its checksum is wrong); remove the folder and prepare the data set again"
+        f"{out / name}: damaged (its checksum is wrong); prepare the data set again, into a new folder"
     ]
 
 
 def test_the_report(out):
     (out / UNREADABLE).write_bytes(b"x")
     assert problems(out) == [
-        f"{out / UNREADABLE}: 1 bytes where 0 were written; remove the folder and prepare the data set again"
+        f"{out / UNREADABLE}: 1 bytes where 0 were written; prepare the data set again, into a new folder"
     ]
 
 
@@ -94,13 +94,13 @@ def test_shards_are_read_without_an_index_too(out):
     (out / "train.safetensors").unlink()
     flip(shard(out), 9)
     index, damaged = problems(out)
-    assert "train.safetensors: cannot be read" in index
+    assert "train.safetensors: is missing" in index
     assert damaged == f"{shard(out)}: damaged (its checksum is wrong)"
 
 
 def test_a_damaged_manifest(out):
     flip(out / MANIFEST, 60)
-    with pytest.raises(InputError, match=r"manifest\.json"):
+    with pytest.raises(InputError, match=r"shards\.json"):
         verify(out, workers=1)
     with pytest.raises(InputError, match="is this a prepared data set"):
         verify(out / "nowhere", workers=1)

@@ -84,7 +84,7 @@ def test_a_raw_shard_is_an_array_of_the_squares(own, out):
 def test_a_jpeg_shard_holds_one_file_after_the_other(own, out):
     squares, _ = squares_and_names(own)
     part = write(out, block(own), Format(SIZE, "jpeg"))
-    data, begin = (out / "train-00003.jpeg").read_bytes(), 0
+    data, begin = (out / "train-00003.jpegs").read_bytes(), 0
     for square, length, checksum in zip(squares, part.index.lengths, part.index.checksums, strict=True):
         picture = data[begin : begin + length]
         assert picture == encode(Image.fromarray(square), "JPEG", quality=90)
@@ -169,7 +169,7 @@ def test_a_link_to_nowhere_is_a_file_that_cannot_be_read(own, out):
 def test_a_source_that_vanishes_stops_the_work(own, out):
     task = block(own)
     shutil.rmtree(own)
-    with pytest.raises(InputError, match=r"class0.000\.jpg: was there when the work began"):
+    with pytest.raises(InputError, match=r"class0: was there when the work began"):
         write_block(out, RAW, task, lambda: None)
     assert contents(out) == {}
 
