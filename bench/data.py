@@ -255,14 +255,12 @@ def measure(against: str, photos: int, repetitions: int, device: Device) -> dict
             simulate(folder, records)
             beginnings[records] = beginning(folder)
     bandwidth = memory_bandwidth(at_once)
+    packages = [name for name in ("torch", "simplejpeg") if find_spec(name)]
     feeding = {name: len(dataset.train) / median for name, median in medians.items()}
     return {
         "photos": photos,
         "repetitions": repetitions,
-        "versions": versions(
-            *(["torch"] if against == "torch" else []), *(["simplejpeg"] if find_spec("simplejpeg") else [])
-        )
-        | {"decoder": decoder_name(), "device": device},
+        "versions": {**versions(*packages), "decoder": decoder_name(), "device": device},
         "prepare": preparing,
         "read_by_one_core": reading,
         "feed": feeding,

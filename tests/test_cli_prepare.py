@@ -51,9 +51,9 @@ def test_prepare_and_prepare_again_and_verify(source, tmp_path):
     assert len(open_prepared(out).train) == 20
     again = prepare(source, out, "--size", 16)
     assert again.stderr == ""
-    assert (
-        again.stdout.splitlines()[0]
-        == f"{out}: prepared already, with 20 training and 4 validation pictures; npconvnet prepare --verify compares every byte"
+    counts = "20 training and 4 validation pictures"
+    assert again.stdout.splitlines()[0] == (
+        f"{out}: prepared already, with {counts}; npconvnet prepare --verify compares every byte"
     )
     assert prepare("--verify", out).stdout == f"{out}: whole, every picture as it was prepared\n"
     assert prepare(out, "--verify").returncode == 0
