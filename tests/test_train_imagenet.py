@@ -74,11 +74,7 @@ def finished(toy, tmp_path_factory):
 
 def assert_same_weights(folder, other):
     for name in ("last.safetensors", "best.safetensors"):
-        (tensors, header), (other_tensors, other_header) = read_file(folder / name), read_file(other / name)
-        assert header == other_header
-        assert tensors.keys() == other_tensors.keys()
-        for key, tensor in tensors.items():
-            assert tensor.tobytes() == other_tensors[key].tobytes(), key
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
 
 
 def test_leaves_everything_in_its_folder(finished):
@@ -95,7 +91,7 @@ def test_leaves_everything_in_its_folder(finished):
     assert [record["epoch"] for record in epochs] == [1, 2]
     assert f"final validation error: top-1 {epochs[-1]['top1_error']:.2%}" in done.stdout
     assert json.loads((folder / "configuration.json").read_text())["options"]["batch_size"] == 16
-    assert "loss=" in done.stderr
+    assert done.stderr == ""  # bars are for terminals
     assert "image/s" in done.stderr
     network = load_network(folder / "best.safetensors")
     assert len(network.synsets) == 10

@@ -14,8 +14,9 @@ import xxhash
 from filelock import FileLock, Timeout
 
 from npconvnet.data.ilsvrc import Dataset
+from npconvnet.data.shards.manifest import PLAN
 from npconvnet.data.shards.preparing import prepare
-from npconvnet.data.shards.reading import PreparedDataset, is_prepared, open_prepared
+from npconvnet.data.shards.reading import PreparedDataset, open_prepared
 from npconvnet.errors import InputError
 
 #: Data sets whose squares take more bytes are not prepared unasked: 10,000 squares of 256 pixels are decoded in a
@@ -60,7 +61,7 @@ def prepared_in_cache(dataset: Dataset, size: int, say: Callable[[str], None]) -
             say(f"{root} was prepared before, in {folder}")
             return prepared
         for old in home.iterdir():
-            if old.is_dir() and (old != folder or is_prepared(old)):
+            if old.is_dir() and not (old == folder and (old / PLAN).exists()):  # work that was begun goes on
                 shutil.rmtree(old)
         say(f"preparing {root} once, in {folder} ({bytes_of_squares(dataset, size) / 2**20:.0f} MiB)")
         try:

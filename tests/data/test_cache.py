@@ -91,6 +91,14 @@ def test_made_anew_where_it_is_damaged(pictures, name):
     assert reds(second.train) == [0, 120]
 
 
+def test_made_anew_where_the_manifest_is_missing(pictures):
+    first, _ = prepared(pictures)
+    (first.root / "shards.json").unlink()
+    second, said = prepared(pictures)
+    assert "preparing" in said[0]
+    assert reds(second.train) == [0, 120]
+
+
 def test_what_was_interrupted_goes_on(pictures, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
