@@ -9,12 +9,13 @@ alike on one core and on sixteen.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -97,8 +98,13 @@ def _blas_threads() -> int:
     return max(counts, default=os.cpu_count() or 1)
 
 
-@cache
 def _blas() -> ThreadpoolController:
+    """All BLAS that is loaded: NumPy's, SciPy's, and others that come with modules imported later."""
+    return _blas_beside(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _blas_beside(_modules: int) -> ThreadpoolController:
     return ThreadpoolController()
 
 
