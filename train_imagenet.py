@@ -35,7 +35,7 @@ from npconvnet.layers import Gradients
 from npconvnet.memory import keep_freed_memory
 from npconvnet.models import MODELS
 from npconvnet.network import Network
-from npconvnet.randomness import Purpose, generator
+from npconvnet.randomness import Chances, Purpose, generator
 from npconvnet.training.checkpoint import (
     Position,
     diverged,
@@ -165,7 +165,7 @@ def main(context: click.Context, /, **given: Any) -> None:
                     views = augmentation.draw(seed, epoch, batch.numbers, network.preprocessing, colours.components)
                     x = network.preprocessing.apply(batch.squares, views)
                     labels = to_device(batch.labels, device)
-                    dropout = generator(seed, Purpose.DROPOUT, position.step)
+                    dropout = Chances.of(batch.numbers, seed, Purpose.DROPOUT, epoch)
                     loss, gradients = loss_and_gradients(network, x, labels, dropout, into=gradients)
                     if not np.isfinite(loss):
                         raise InputError(diverged(f"the loss is {loss}", position))

@@ -47,6 +47,7 @@ from npconvnet.layers import Gradients
 from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.parallel import use_threads
+from npconvnet.randomness import Chances, Purpose
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.schedule import BIAS_RATE
 from npconvnet.training.step import loss_and_gradients
@@ -103,7 +104,7 @@ def npconvnet_competitor(workload: Workload) -> Competitor:
     network = workload.network().to(workload.device)
     images, labels = (to_device(array, workload.device) for array in workload.batch(network))
     optimizer = None if workload.inference else SGD(network, MOMENTUM, WEIGHT_DECAY)
-    rng, xp = np.random.default_rng(2), array_module(images)
+    numbers, xp = np.arange(len(labels)), array_module(images)
     gradients: Gradients = {}
 
     def loss() -> float:
@@ -113,7 +114,8 @@ def npconvnet_competitor(workload: Workload) -> Competitor:
         if optimizer is None:
             class_scores(network, images)
         else:
-            _, found = loss_and_gradients(network, images, labels, rng, into=gradients)
+            chances = Chances.of(numbers, 2, Purpose.DROPOUT)
+            _, found = loss_and_gradients(network, images, labels, chances, into=gradients)
             gradients.update(found)
             optimizer.update(gradients, LEARNING_RATE)
         if workload.device == "gpu":

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-import numpy as np
-
 from npconvnet.backend import Array, array_module, is_on_gpu
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import Gradients, Linear
 from npconvnet.network import INPUT, Network, Trace
 from npconvnet.parallel import in_parallel
+from npconvnet.randomness import Chances
 
 #: The most images in a piece.
 PIECE = 16
@@ -29,22 +28,22 @@ R = TypeVar("R")
 class ForwardPass:
     """The class `scores` (N, classes) of the images `x` (N, H, W, 3), and the way back, as often as one likes.
 
-    `rng` switches dropout on (training).
+    `chances`, those of the N images, switch dropout on (training): each image has its own, whichever piece it is in.
     """
 
-    def __init__(self, network: Network, x: Array, rng: np.random.Generator | None = None) -> None:
+    def __init__(self, network: Network, x: Array, chances: Chances | None = None) -> None:
         # In training memory counts: on its way back through a layer with its ReLU, dy is there twice.
-        network = network if rng else network.fused()
+        network = network.fused() if chances is None else network
         self._network, self._joint, self._pieces = network, joint(network), pieces(x)
-        rngs = rng.spawn(len(self._pieces)) if rng else [None] * len(self._pieces)
 
-        def forward(number: int) -> tuple[Array, Trace]:
-            return network.forward(x[self._pieces[number]], rng=rngs[number], until=self._joint)
+        def forward(piece: slice) -> tuple[Array, Trace]:
+            own = None if chances is None else chances[piece]
+            return network.forward(x[piece], chances=own, until=self._joint)
 
-        parts = in_parallel(forward, range(len(self._pieces)))
+        parts = in_parallel(forward, self._pieces)
         self._traces = [trace for _, trace in parts]
         joined = _join([activation for activation, _ in parts])
-        self.scores, self._joined_trace = network.forward(joined, rng=rng, start=self._joint)
+        self.scores, self._joined_trace = network.forward(joined, chances=chances, start=self._joint)
 
     def backward(
         self,
@@ -54,6 +53,7 @@ class ForwardPass:
         input_gradient: bool = True,
         parameter_gradients: bool = True,
         into: Mapping[str, Array] | None = None,
+        ready: Callable[[Gradients], None] | None = None,
     ) -> tuple[Array | None, Gradients]:
         """(dx, gradients) of `d_scores` (N, classes), as `Network.backward` gives them."""
         d_joint, gradients = self._network.backward(
@@ -63,6 +63,7 @@ class ForwardPass:
             relu_rule=relu_rule,
             parameter_gradients=parameter_gradients,
             into=into,  # not for the pieces, which would write over each other
+            ready=ready,
         )
         assert d_joint is not None  # it was not declined
         of_pieces = _SumInOrder()
@@ -74,11 +75,14 @@ class ForwardPass:
                 relu_rule=relu_rule,
                 input_gradient=input_gradient,
                 parameter_gradients=parameter_gradients,
+                ready=ready if len(self._pieces) == 1 else None,
             )
             of_pieces.add(number, of_piece)
             return dx
 
         dxs = in_parallel(backward, range(len(self._pieces)))
+        if ready and len(self._pieces) > 1:
+            ready(of_pieces.total)
         return _join([dx for dx in dxs if dx is not None]) if input_gradient else None, gradients | of_pieces.total
 
 

@@ -22,6 +22,7 @@ from npconvnet import kernels
 from npconvnet.backend import Array, array_module
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.kernels.shapes import Padding, Rounding, place_windows, require_pixels_in_every_window
+from npconvnet.randomness import Chances
 
 #: The size of one activation without the batch: (H, W, C) or (C,).
 Shape: TypeAlias = tuple[int, ...]
@@ -67,8 +68,8 @@ class Layer(ABC):
         """The shape of y for inputs of `x_shapes`; raises ValueError for inputs that the layer can't take."""
 
     @abstractmethod
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
-        """(y, saved). `rng` is given in training only, and used by dropout only."""
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
+        """(y, saved). `chances`, those of the images, are given in training only, and used by dropout only."""
 
     def infer(self, *xs: Array) -> Array:
         """y alone, where no backward follows."""
@@ -131,7 +132,7 @@ class Conv2d(Affine):
             raise ValueError(f"the filters take {channels * self.groups} channels, the input has {c}")
         return *place_windows((h, w), self.window, self.stride, self.padding, self.rounding).outputs, filters
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves x, and y where a ReLU is in it."""
         (x,) = xs
         y = self._end(kernels.conv2d_forward(x, self.parameters["weight"], *self._placement))
@@ -173,7 +174,7 @@ class Linear(Affine):
             raise ValueError(f"the layer takes {in_features} numbers, the input has {x_shape}")
         return (out_features,)
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves x, and y where a ReLU is in it."""
         (x,) = xs
         y = self._end(kernels.linear_forward(_flat(x), self.parameters["weight"]))
@@ -199,7 +200,7 @@ class ReLU(Layer):
         """That of x."""
         return x_shapes[0]
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves y, whose sign is that of x."""
         y = kernels.relu_forward(xs[0])
         return y, y
@@ -237,7 +238,7 @@ class _Pool2d(Layer):
 class MaxPool2d(_Pool2d):
     """Max pooling; the backward goes through the switches."""
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the switches."""
         (x,) = xs
         y, switches = kernels.max_pool2d_forward(x, *self._placement)
@@ -267,7 +268,7 @@ class AveragePool2d(_Pool2d):
         super().__init__(window, stride, padding, rounding)
         self.count_padding = count_padding
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the shape of x."""
         (x,) = xs
         return kernels.average_pool2d_forward(x, *self._placement, self.count_padding), x.shape
@@ -284,7 +285,7 @@ class GlobalAveragePool2d(Layer):
         """(C,)."""
         return _image(x_shapes)[2:]
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the shape of x."""
         return kernels.global_average_pool2d_forward(xs[0]), xs[0].shape
 
@@ -304,7 +305,7 @@ class LRN(Layer):
         """That of x."""
         return x_shapes[0]
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves x and the scale s."""
         (x,) = xs
         y, s = kernels.lrn_forward(x, self.size, self.alpha_per_element, self.beta, self.k)
@@ -317,7 +318,7 @@ class LRN(Layer):
 
 
 class Dropout(Layer):
-    """Zeroes a share `rate` of the activations while training; does nothing without an `rng`."""
+    """Zeroes a share `rate` of the activations while training; does nothing without `chances`."""
 
     def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
@@ -327,12 +328,12 @@ class Dropout(Layer):
         """That of x."""
         return x_shapes[0]
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves what was kept, or None when not training."""
         (x,) = xs
-        if rng is None:
+        if chances is None:
             return x, None
-        kept = array_module(x).asarray(kernels.draw_kept(rng, x.shape, self.rate))
+        kept = kernels.draw_kept(x, chances, self.rate)
         return kernels.dropout(x, kept, self.rate), kept
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
@@ -349,7 +350,7 @@ class Concatenate(Layer):
             raise ValueError(f"activations of different sizes can't be concatenated: {x_shapes}")
         return *x_shapes[0][:-1], sum(shape[-1] for shape in x_shapes)
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the numbers of channels."""
         return kernels.concatenate_forward(xs), [x.shape[-1] for x in xs]
 
@@ -366,7 +367,7 @@ class Flatten(Layer):
         h, w, c = _image(x_shapes)
         return (c * h * w,)
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the shape of x."""
         return kernels.flatten_forward(xs[0]), xs[0].shape
 
@@ -384,7 +385,7 @@ class Add(Layer):
             raise ValueError(f"activations of different shapes can't be added: {x_shapes}")
         return x_shapes[0]
 
-    def forward(self, *xs: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves how many there were."""
         return kernels.add_forward(xs), len(xs)
 

@@ -25,6 +25,7 @@ from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import Affine, BackwardOptions, Gradients, Layer, ReLU, Shape
 from npconvnet.parallel import one_blas_thread
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
+from npconvnet.randomness import Chances
 from npconvnet.synsets import Synset, numbered_synsets
 
 #: The name of the activation that is the image itself.
@@ -36,11 +37,12 @@ Row: TypeAlias = "tuple[str, Layer] | tuple[str, Layer, tuple[str, ...]]"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A layer in its place. Its activation goes by its name."""
+    """A layer in its place. Its activation goes by its name; the stream of its chances, by its row in the table."""
 
     name: str
     layer: Layer
     inputs: tuple[str, ...]
+    row: int
 
 
 @dataclass(slots=True)
@@ -92,20 +94,21 @@ class Network:
         self,
         x: Array,
         *,
-        rng: np.random.Generator | None = None,
+        chances: Chances | None = None,
         start: str = INPUT,
         until: str | None = None,
         keep: Collection[str] = (),
     ) -> tuple[Array, Trace]:
         """The class scores (N, classes) of `x` (N, H, W, 3), and the trace that a backward starts from.
 
-        `rng` switches dropout on (training). `start` names the activation that `x` is, if not the image, and `until`
-        the one to stop at and to return; nothing after `start` may read what is before it. The activations named in
-        `keep` stay in `trace.kept`. Raises ValueError for names that do not exist.
+        `chances`, those of the N images, switch dropout on (training). `start` names the activation that `x` is, if
+        not the image, and `until` the one to stop at and to return; nothing after `start` may read what is before it.
+        The activations named in `keep` stay in `trace.kept`. Raises ValueError for names that do not exist and, where
+        something is dropped, for chances of another number of images.
         """
         trace = Trace(self._require(until or self.last))
         keep = {self._require(name) for name in keep}
-        y = self._run(x, self._require(start), trace.last, rng, trace.saved, keep, trace.kept)
+        y = self._run(x, self._require(start), trace.last, chances, trace.saved, keep, trace.kept)
         return y, trace
 
     def scores(self, x: Array) -> Array:
@@ -132,6 +135,7 @@ class Network:
         parameter_gradients: bool = True,
         keep: Collection[str] = (),
         into: Mapping[str, Array] | None = None,
+        ready: Callable[[Gradients], None] | None = None,
     ) -> tuple[Array | None, Gradients]:
         """Sends `dy`, the derivative with respect to the activation `start`, back to the activation `stop`.
 
@@ -139,8 +143,9 @@ class Network:
         shape of the activation `stop`, None unless `input_gradient`; the gradients of the parameters that lie between,
         as "layer.parameter", empty unless `parameter_gradients`, and the derivatives with respect to the activations
         named in `keep`, by their names. Activations that nothing between depends on are skipped. The gradients of an
-        earlier call, given as `into`, may be written over, which saves the time that fresh memory takes. Raises
-        ValueError for unknown names, and where `start` does not depend on `stop`.
+        earlier call, given as `into`, may be written over, which saves the time that fresh memory takes. `ready` is
+        called with the gradients of each layer as soon as they are there. Raises ValueError for unknown names, and
+        where `start` does not depend on `stop`.
         """
         start = self._require(start or trace.last)
         if start != stop and start not in trace.saved:
@@ -160,7 +165,10 @@ class Network:
             free = {key: old[name] for key in node.layer.parameters if (name := f"{node.name}.{key}") in old}
             asked = BackwardOptions(any(name in wanted for name in node.inputs), parameter_gradients, relu_rule, free)
             dx, own = node.layer.backward(arrived.pop(node.name), trace.saved[node.name], asked)
-            gradients |= {f"{node.name}.{key}": gradient for key, gradient in own.items()}
+            named = {f"{node.name}.{key}": gradient for key, gradient in own.items()}
+            gradients |= named
+            if ready and named:
+                ready(named)
             for name, part in zip(node.inputs, dx if isinstance(dx, tuple) else (dx,), strict=True):
                 if name in wanted:
                     arrived[name] = arrived[name] + part if name in arrived else part
@@ -174,7 +182,7 @@ class Network:
         x: Array,
         start: str,
         last: str,
-        rng: np.random.Generator | None,
+        chances: Chances | None,
         saved: dict[str, Any] | None,
         keep: Collection[str],
         kept: dict[str, Array],
@@ -189,7 +197,8 @@ class Network:
             if saved is None:
                 live[node.name] = node.layer.infer(*xs)
             else:
-                live[node.name], saved[node.name] = node.layer.forward(*xs, rng=rng)
+                own = chances.in_stream(node.row) if chances is not None else None
+                live[node.name], saved[node.name] = node.layer.forward(*xs, chances=own)
             del xs  # or they would stay while the next layer runs
             if node.name in keep:
                 kept[node.name] = live[node.name]
@@ -304,7 +313,7 @@ def _read_table(rows: Iterable[Row]) -> tuple[Node, ...]:
             raise ValueError(f"two rows are named '{name}'")
         if unknown := set(inputs) - known:
             raise ValueError(f"row '{name}' reads {sorted(unknown)}, which no earlier row makes")
-        nodes.append(Node(name, layer, inputs))
+        nodes.append(Node(name, layer, inputs, len(nodes)))
     return tuple(nodes)
 
 

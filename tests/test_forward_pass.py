@@ -12,6 +12,7 @@ from npconvnet.models import MODELS
 from npconvnet.network import INPUT, Network
 from npconvnet.parallel import use_threads
 from npconvnet.preprocessing import Preprocessing
+from npconvnet.randomness import Chances, Purpose
 from tests.conftest import assert_close
 
 SIZE = 12
@@ -64,6 +65,10 @@ def small_pieces(monkeypatch):
 
 def images(rng, count):
     return rng.standard_normal((count, SIZE, SIZE, 3))
+
+
+def chances(numbers, seed=0):
+    return Chances.of(np.array(numbers), seed, Purpose.DROPOUT, 0)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_the_same_bits_on_any_number_of_threads(model, own_threads):
     found = []
     for count in (1, 2, 3):
         use_threads(count)
-        run = ForwardPass(network, x, np.random.default_rng(5))
+        run = ForwardPass(network, x, chances(range(8), seed=5))
         _, probabilities = kernels.softmax_cross_entropy_forward(run.scores, labels)
         dx, gradients = run.backward(kernels.softmax_cross_entropy_backward(probabilities, labels))
         assert dx is not None
@@ -135,13 +140,49 @@ def test_the_same_bits_on_any_number_of_threads(model, own_threads):
     assert found[0] == found[1] == found[2]
 
 
-def test_dropout_follows_the_generator(rng):
-    network, x = convolutional(), images(rng, 8)
-    first, again, other = (ForwardPass(network, x, np.random.default_rng(seed)).scores for seed in (1, 1, 2))
+def with_dropout():
+    """Before the joint and behind it."""
+    return network_of(
+        ("conv1", Conv2d(3, 4, 3, stride=2)),
+        ("drop1", Dropout()),
+        ("fc", Linear(100, 30)),
+        ("relu", ReLU()),
+        ("drop2", Dropout(0.3)),
+        ("out", Linear(30, 4)),
+    )
+
+
+@pytest.mark.parametrize("make", [convolutional, with_dropout])
+def test_what_is_dropped_of_an_image_is_its_own_however_they_are_grouped(make, rng, monkeypatch):
+    """In one batch, in other pieces, in other orders, dealt out to three."""
+    network, x = make(), images(rng, 8)
+    d_scores = rng.standard_normal((8, network.shapes[network.last][0]))
+
+    def run(numbers):
+        forward = ForwardPass(network, x[numbers], chances(numbers))
+        dx, gradients = forward.backward(d_scores[numbers])
+        return forward.scores, dx, gradients
+
+    scores, dx, gradients = run(range(8))
+    assert (scores != ForwardPass(network, x).scores).any()
+    groupings = [[[5, 2, 7, 0, 1, 6, 4, 3]], [[0, 3, 6], [1, 4, 7], [2, 5]], [[n] for n in range(8)]]
+    for piece, groups in [(1, [[*range(8)]]), *((3, groups) for groups in groupings)]:
+        monkeypatch.setattr(forward_pass, "PIECE", piece)
+        parts = [run(numbers) for numbers in groups]
+        for numbers, (own_scores, own_dx, _) in zip(groups, parts, strict=True):
+            assert_close(own_scores, scores[numbers])
+            assert_close(own_dx, dx[numbers])
+        for name, gradient in gradients.items():
+            assert_close(sum(own[name] for _, _, own in parts), gradient)
+
+
+def test_dropout_follows_the_chances(rng):
+    network, x = with_dropout(), images(rng, 8)
+    first, again, other = (ForwardPass(network, x, chances(range(8), seed)).scores for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0
-    dropped = ForwardPass(network, np.repeat(x[:1], 8, axis=0), np.random.default_rng(1)).scores
-    assert len(np.unique(dropped[:, 0])) == 8  # no piece drops what another drops
+    dropped = ForwardPass(network, np.repeat(x[:1], 8, axis=0), chances(range(8))).scores
+    assert len(np.unique(dropped[:, 0])) == 8  # no image drops what another drops
 
 
 def test_gradients_are_added_in_order_whoever_comes_first():

@@ -25,6 +25,7 @@ from npconvnet.layers import (
     ReLU,
     Shape,
 )
+from npconvnet.randomness import Chances, Purpose
 from tests.conftest import distinct
 
 IMAGE = (7, 6, 4)
@@ -260,7 +261,7 @@ def test_flatten_is_its_kernels_and_reads_an_image_channel_by_channel(rng):
 # -- dropout ---------------------------------------------------------------------------------------------------------
 
 
-def test_dropout_does_nothing_without_a_generator(rng):
+def test_dropout_does_nothing_without_chances(rng):
     x, dy = distinct(rng, (4, 5)), distinct(rng, (4, 5))
     y, saved = Dropout().forward(x)
     np.testing.assert_array_equal(y, x)
@@ -268,17 +269,19 @@ def test_dropout_does_nothing_without_a_generator(rng):
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.2])
-def test_dropout_zeroes_its_share_and_keeps_the_expectation(rate, rng):
+def test_dropout_zeroes_its_share_and_keeps_the_expectation(rate):
     x = np.ones((200, 500), np.float32)
-    y, saved = Dropout(rate).forward(x, rng=rng)
+    y, saved = Dropout(rate).forward(x, chances=Chances.of(np.arange(200), 0, Purpose.DROPOUT))
     assert (y == 0).mean() == pytest.approx(rate, abs=0.01)
     assert y.mean() == pytest.approx(1, abs=0.02)
     np.testing.assert_array_equal(Dropout(rate).backward(x, saved)[0], y)
 
 
 def test_dropout_draws_the_same_for_the_same_seed():
-    x = np.ones((20, 30))
-    first, second, other = (Dropout().forward(x, rng=np.random.default_rng(seed))[0] for seed in (3, 3, 4))
+    x, images = np.ones((20, 30)), np.arange(20)
+    first, second, other = (
+        Dropout().forward(x, chances=Chances.of(images, seed, Purpose.DROPOUT))[0] for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
 

@@ -25,6 +25,7 @@ from npconvnet.layers import (
 from npconvnet.models import MODELS
 from npconvnet.network import INPUT, Network
 from npconvnet.preprocessing import Preprocessing
+from npconvnet.randomness import Chances, Purpose
 from tests.conftest import Numbers, assert_close, assert_is_gradient, distinct
 
 RULES: tuple[ReLURule, ...] = ("gradient", "deconvnet", "guided")
@@ -71,6 +72,10 @@ def network(rng):
 @pytest.fixture
 def x(rng):
     return distinct(rng, (2, 9, 9, 3))
+
+
+def chances(x: Numbers, seed: int) -> Chances:
+    return Chances.of(np.arange(len(x)), seed, Purpose.DROPOUT)
 
 
 LAYERS = [node.name for node in branching(np.random.default_rng(0)).nodes]
@@ -200,12 +205,12 @@ def snapshot(saved: Any) -> Any:
 
 
 def test_a_trace_can_be_sent_back_as_often_as_one_likes(network, x, rng):
-    y, trace = network.forward(x, rng=np.random.default_rng(3), keep=["fire"])
+    y, trace = network.forward(x, chances=chances(x, 3), keep=["fire"])
     dy = rng.standard_normal(y.shape)
     before = snapshot(trace.saved), snapshot(trace.kept), dy.copy(), x.copy()
     for rule in (*RULES, *RULES):
         dx, gradients = network.backward(trace, dy, relu_rule=rule)
-        _, fresh_trace = network.forward(x, rng=np.random.default_rng(3))
+        _, fresh_trace = network.forward(x, chances=chances(x, 3))
         expected_dx, expected = network.backward(fresh_trace, dy, relu_rule=rule)
         np.testing.assert_array_equal(dx, expected_dx)
         assert_same_bits(gradients, expected)
@@ -306,7 +311,7 @@ class Witness(Layer):
     def output_shape(self, *x_shapes):
         return x_shapes[0]
 
-    def forward(self, *xs, rng=None):
+    def forward(self, *xs, chances=None):
         self.alive.append(sum(reference() is not None for reference in self.made))
         y = xs[0] + 1
         self.made.append(weakref.ref(y))
@@ -396,12 +401,13 @@ def test_the_rules_differ_elsewhere(network, x, rng):
 # -- training --------------------------------------------------------------------------------------------------------
 
 
-def losses(network: Network, images: Numbers, labels: Numbers, steps: int, rng: Any = None) -> list[float]:
-    """The loss before each of some steps of SGD on one batch."""
+def losses(network: Network, images: Numbers, labels: Numbers, steps: int, seed: int | None = None) -> list[float]:
+    """The loss before each of some steps of SGD on one batch; with a `seed`, something else is dropped in each."""
     velocities = {name: np.zeros_like(parameter) for name, parameter in network.parameters.items()}
     found = []
-    for _ in range(steps):
-        scores, trace = network.forward(images, rng=rng)
+    for step in range(steps):
+        dropping = None if seed is None else Chances.of(np.arange(len(images)), seed, Purpose.DROPOUT, step)
+        scores, trace = network.forward(images, chances=dropping)
         loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
         d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
         _, gradients = network.backward(trace, d_scores, input_gradient=False)
@@ -421,9 +427,9 @@ def test_the_same_seed_gives_the_same_bits(rng):
     images, labels = rng.standard_normal((4, 64, 64, 3), np.float32), np.arange(4)
 
     def train(seed: int) -> tuple[Network, list[float]]:
-        network, own = MODELS["tiny"](), np.random.default_rng(seed)
-        network.initialize(own)
-        return network, losses(network, images, labels, steps=3, rng=own)
+        network = MODELS["tiny"]()
+        network.initialize(np.random.default_rng(seed))
+        return network, losses(network, images, labels, steps=3, seed=seed)
 
     (first, history), (second, again), (other, _) = train(1), train(1), train(2)
     assert history == again
@@ -431,21 +437,34 @@ def test_the_same_seed_gives_the_same_bits(rng):
     assert (first.parameters["fc8.weight"] != other.parameters["fc8.weight"]).any()
 
 
-def test_dropout_needs_a_generator(network, x):
+def test_dropout_needs_chances(network, x):
     y, trace = network.forward(x)
     assert trace.saved["drop"] is None
     np.testing.assert_array_equal(y, network.scores(x))
-    first, second = (network.forward(x, rng=np.random.default_rng(seed))[0] for seed in (1, 2))
+    first, second = (network.forward(x, chances=chances(x, seed))[0] for seed in (1, 2))
     assert (first != y).any()
     assert (first != second).any()
+
+
+def test_every_dropout_drops_other_numbers():
+    """By its row in the table, fused or not."""
+    network = table(
+        [("drop1", Dropout()), ("conv", Conv2d(3, 1, 1)), ("relu", ReLU()), ("drop2", Dropout(), ("drop1",))], 8
+    )
+    x = np.ones((2, 8, 8, 3))
+    for form in (network, network.fused()):
+        saved = form.forward(x, chances=chances(x, 0))[1].saved
+        for name, row in (("drop1", 0), ("drop2", 3)):
+            np.testing.assert_array_equal(saved[name], kernels.draw_kept(x, chances(x, 0).in_stream(row), 0.5))
+        assert (saved["drop1"] != saved["drop2"]).any()
 
 
 # -- fused -----------------------------------------------------------------------------------------------------------
 
 
 def test_fused_gives_the_same_bits(network, x, rng):
-    scores, trace = network.forward(x, rng=np.random.default_rng(3))
-    fused_scores, fused_trace = network.fused().forward(x, rng=np.random.default_rng(3))
+    scores, trace = network.forward(x, chances=chances(x, 3))
+    fused_scores, fused_trace = network.fused().forward(x, chances=chances(x, 3))
     np.testing.assert_array_equal(fused_scores, scores)
     np.testing.assert_array_equal(network.fused().scores(x), network.scores(x))
     dy = rng.standard_normal(scores.shape)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from npconvnet.randomness import Purpose, generator, philox, uniforms
+from npconvnet.randomness import Chances, Purpose, generator, philox, uniforms
 
 
 def draw(*arguments):
@@ -67,3 +67,50 @@ def test_chances_are_uniform_and_independent():
     assert all(kstest(column, "uniform").pvalue > 0.001 for column in chances.T)
     np.testing.assert_allclose(np.corrcoef(chances.T), np.eye(12), atol=0.06)
     assert abs(np.corrcoef(chances[:-1].ravel(), chances[1:].ravel())[0, 1]) < 0.02  # from item to item
+
+
+def test_uniforms_keep_their_bits():
+    """They are part of every run; computed before there were streams."""
+    words = uniforms(5, np.array([5, 2**40 + 7]), 3, Purpose.AUGMENT, 5) * 2**32 - 0.5
+    assert words.tolist() == [
+        [2178737473, 3433481198, 1481318900, 3263589618, 2536399186],
+        [3948959060, 13975351, 1132351169, 1226661652, 4061836635],
+    ]
+
+
+def words(chances, count=4):
+    """Words 0 to `count` − 1, a multiple of four, of every item, as a list."""
+    rows, blocks = np.indices((len(chances.items), count // 4))
+    return np.stack(chances.words(rows, blocks), axis=2).reshape(len(rows), count).tolist()
+
+
+def test_words_are_philox_of_block_stream_and_item():
+    item, key = 7 * 2**32 + 9, np.random.SeedSequence([3, Purpose.DROPOUT, 5]).generate_state(2)
+    chances = Chances.of(np.array([2, item]), 3, Purpose.DROPOUT, 5).in_stream(11)
+    expected = philox([np.array([n], np.uint64) for n in (6, 11, 9, 7)], key)
+    assert words(chances, 28)[1][24:] == [int(word[0]) for word in expected]
+
+
+def test_items_keep_their_words_in_any_company():
+    items = np.array([5, 0, 2**40, 2**40 + 2**32])
+    chances = Chances.of(items, 3, Purpose.DROPOUT, 5)
+    together = words(chances, 8)
+    assert len({word for row in together for word in row}) == 32
+    assert words(chances[1:3], 8) == together[1:3]
+    assert words(Chances.of(items[::-1], 3, Purpose.DROPOUT, 5), 8) == together[::-1]
+    assert words(chances[2:2], 8) == []
+
+
+def test_every_stream_seed_purpose_and_position_has_other_words():
+    items = np.arange(3)
+    found = [
+        words(Chances.of(items, *place).in_stream(stream))
+        for place in (
+            (3, Purpose.DROPOUT, 5),
+            (4, Purpose.DROPOUT, 5),
+            (3, Purpose.AUGMENT, 5),
+            (3, Purpose.DROPOUT, 6),
+        )
+        for stream in (0, 1)
+    ]
+    assert len({word for rows in found for row in rows for word in row}) == 8 * 3 * 4

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
+from collections.abc import Callable, Mapping
 
 from npconvnet import kernels
 from npconvnet.backend import Array
 from npconvnet.forward_pass import ForwardPass
 from npconvnet.layers import Gradients
 from npconvnet.network import Network
+from npconvnet.randomness import Chances
 
 
 def loss_and_gradients(
     network: Network,
     x: Array,
     labels: Array,
-    rng: np.random.Generator | None = None,
+    chances: Chances | None = None,
     into: Mapping[str, Array] | None = None,
+    of: int | None = None,
+    ready: Callable[[Gradients], None] | None = None,
 ) -> tuple[float, Gradients]:
     """The mean cross-entropy over a batch `x` (N, H, W, 3) with its `labels` (N,), and its gradients by parameter.
 
-    `rng` is for dropout; without it nothing is dropped. The gradients of the step before, given as `into`, may be
-    written over.
+    `chances`, those of the N images, are for dropout; without them nothing is dropped. The gradients of the step
+    before, given as `into`, may be written over. Where `x` is one part of a larger batch, `of` so many images, the
+    loss and the gradients are its parts of theirs: those of all parts add up to the mean. `ready` is called with
+    gradients as soon as they are done.
     """
-    run = ForwardPass(network, x, rng)
+    run = ForwardPass(network, x, chances)
     loss, probabilities = kernels.softmax_cross_entropy_forward(run.scores, labels)
-    d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
-    _, gradients = run.backward(d_scores, input_gradient=False, into=into)
-    return float(loss), gradients
+    part = len(labels) / (of or len(labels))
+    d_scores = part * kernels.softmax_cross_entropy_backward(probabilities, labels)
+    _, gradients = run.backward(d_scores, input_gradient=False, into=into, ready=ready)
+    return part * float(loss), gradients

@@ -131,7 +131,7 @@ def test_competitors_that_compute_something_else_are_an_error(torch, monkeypatch
 
 def test_the_competitors_make_the_same_steps(torch, monkeypatch):
     """Without dropout, which each draws in its own way, the losses stay together over several updates."""
-    monkeypatch.setattr("npconvnet.layers.Dropout.forward", lambda self, x, rng=None: (x, None))
+    monkeypatch.setattr("npconvnet.layers.Dropout.forward", lambda self, x, chances=None: (x, None))
     monkeypatch.setattr("torch.nn.Dropout.forward", lambda self, x: x)
     monkeypatch.setattr(train_step, "LEARNING_RATE", 0.01)
     workload = tiny()

@@ -12,6 +12,7 @@ from npconvnet.models.paper import paper
 from npconvnet.models.squeezenet import VERSIONS
 from npconvnet.models.vgg import CONVOLUTIONS
 from npconvnet.network import Network, Node, Trace
+from npconvnet.randomness import Chances, Purpose
 from npconvnet.weights import bundled_network
 from tests.conftest import Numbers, assert_close, from_nchw, to_nchw
 
@@ -247,7 +248,7 @@ def test_gradients_of_the_papers_variants_are_pytorchs(options, rng, torch):
 
 def test_gradients_with_dropout_are_pytorchs_with_the_same_mask(rng, torch):
     network, x = prepared(MODELS["tiny"](), "float64", rng)
-    scores, trace = network.forward(x, rng=rng)
+    scores, trace = network.forward(x, chances=Chances.of(np.arange(len(x)), 0, Purpose.DROPOUT))
     peer = make_peer(network)
     for node in network.nodes:
         if isinstance(node.layer, Dropout):

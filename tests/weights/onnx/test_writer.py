@@ -31,6 +31,7 @@ from npconvnet.models.graph import LAYERS
 from npconvnet.models.paper import paper
 from npconvnet.network import Network, Row
 from npconvnet.preprocessing import Preprocessing
+from npconvnet.randomness import Chances, Purpose
 from npconvnet.synsets import Synset
 from npconvnet.weights import bundled_network
 from npconvnet.weights.onnx.reader import read_onnx
@@ -214,7 +215,7 @@ def test_the_reader_gives_the_network_back(tmp_path, rng):
     assert again.preprocessing == network.preprocessing
     assert again.synsets == network.synsets
     assert [node.layer.rate for node in again.nodes if isinstance(node.layer, Dropout)] == [pytest.approx(0.3)]
-    in_training, _ = again.forward(x, rng=rng)
+    in_training, _ = again.forward(x, chances=Chances.of(np.arange(len(x)), 0, Purpose.DROPOUT))
     assert not np.allclose(in_training, network.scores(x))
 
 
