@@ -16,6 +16,8 @@ from npconvnet.kernels.cpu import (
     add,
     augment_in_parallel,
     average_pool2d,
+    bfloat16,
+    bfloat16_in_parts,
     bias,
     bias_relu,
     concatenate,
@@ -82,7 +84,7 @@ linear_forward = by_device(linear.linear_forward, linear_in_parallel.linear_forw
 linear_backward_input = by_device(linear.linear_backward_input, linear_in_parallel.linear_backward_input)
 linear_backward_weights = by_device(linear.linear_backward_weights, linear_in_parallel.linear_backward_weights)
 dropout = by_device(_dropout.dropout)
-draw_kept = _dropout.draw_kept
+draw_kept = by_device(_dropout.draw_kept)
 concatenate_forward = by_device(concatenate.concatenate_forward)
 concatenate_backward = by_device(concatenate.concatenate_backward)
 flatten_forward = by_device(flatten.flatten_forward)
@@ -92,5 +94,7 @@ add_backward = by_device(add.add_backward)
 softmax = by_device(softmax_cross_entropy.softmax)
 softmax_cross_entropy_forward = by_device(softmax_cross_entropy.softmax_cross_entropy_forward)
 softmax_cross_entropy_backward = by_device(softmax_cross_entropy.softmax_cross_entropy_backward)
+to_bfloat16 = by_device(bfloat16.to_bfloat16, bfloat16_in_parts.to_bfloat16)
+from_bfloat16 = by_device(bfloat16.from_bfloat16)
 sgd_update = by_device(sgd.sgd_update)
 augment = by_device(_augment.augment, augment_in_parallel.augment)

@@ -8,6 +8,7 @@ import pytest
 
 from npconvnet import kernels
 from npconvnet.kernels import Views
+from npconvnet.randomness import Chances, Purpose
 from tests.conftest import distinct
 
 X, Y = (2, 7, 6, 4), (2, 4, 3, 6)  # images, and what a 3×2 window by 2 makes of them with the padding below
@@ -67,6 +68,7 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "linear_backward_input": lambda draw: ([draw(3, 4), draw(4, 5)], {}),
     "linear_backward_weights": lambda draw: ([draw(3, 4), draw(3, 5)], {}),
     "dropout": lambda draw: ([draw(*X), draw.kept(*X)], {"rate": 0.3}),
+    "draw_kept": lambda draw: ([draw(*X), Chances.of(np.arange(2), 0, Purpose.DROPOUT), 0.3], {}),
     "concatenate_forward": lambda draw: ([[draw(2, 3, 1), draw(2, 3, 2)]], {}),
     "concatenate_backward": lambda draw: ([draw(2, 3, 5), [1, 4]], {}),
     "flatten_forward": lambda draw: ([draw(*X)], {}),
@@ -76,6 +78,8 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "softmax": lambda draw: ([draw(3, 5)], {}),
     "softmax_cross_entropy_forward": lambda draw: ([draw(3, 5), draw.integers(5, 3)], {}),
     "softmax_cross_entropy_backward": lambda draw: ([draw(3, 5), draw.integers(5, 3)], {}),
+    "to_bfloat16": lambda draw: ([draw(*X).astype(np.float32)], {}),
+    "from_bfloat16": lambda draw: ([draw.integers(2**16, *X).astype(np.uint16)], {}),
     "sgd_update": lambda draw: ([draw(*X), draw(*X), draw(*X), 0.1, 0.9, 5e-4], {}),
     "augment": lambda draw: (
         [draw.pictures(2, 5, 6, 3), some_views()],
@@ -85,6 +89,9 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
 
 #: The arguments that a kernel is meant to write over, by position.
 WRITTEN_OVER = {"bias_forward": [0], "bias_relu_forward": [0], "sgd_update": [0, 1]}
+
+#: They give float32 whatever they are given.
+SINGLE_PRECISION = {"augment", "from_bfloat16"}
 
 over_kernels = pytest.mark.parametrize("name", CALLS)
 
@@ -133,7 +140,7 @@ def test_cupy_arrays_give_the_same_numbers(name, dtype, cupy, monkeypatch):
 def test_the_precision_stays(name, dtype):
     args, kwargs = CALLS[name](Draw(dtype))
     floats = [x for x in arrays(getattr(kernels, name)(*args, **kwargs)) if x.dtype.kind == "f"]
-    assert [x.dtype for x in floats] == [np.float32 if name == "augment" else dtype] * len(floats)
+    assert [x.dtype for x in floats] == [np.float32 if name in SINGLE_PRECISION else dtype] * len(floats)
 
 
 @over_kernels
