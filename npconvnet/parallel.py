@@ -46,14 +46,19 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 def threads() -> int:
-    """How many parts are computed at once: as many as BLAS was allowed at first, or as `use_threads` says."""
+    """How many parts are computed at once: this process's share of what BLAS was allowed at first, or `use_threads`."""
     with _settings.lock:
-        return _settings.threads or _blas_threads()
+        return _settings.threads or max(1, _blas_threads() // _settings.processes)
 
 
 def use_threads(count: int | None) -> None:
     """Computes `count` parts at once from now on; None goes back to the machine's own number."""
     _settings.threads = count
+
+
+def share_cores(processes: int) -> None:
+    """Leaves their part of the cores to the others of so many `processes` that compute on the same ones."""
+    _settings.processes = processes
 
 
 @contextmanager
@@ -78,6 +83,7 @@ class _Settings:
 
     def __init__(self) -> None:
         self.threads: int | None = None
+        self.processes = 1
         self.lock = threading.Lock()
         self.holders = 0
         self.limit: Any = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from npconvnet.parallel import in_parallel, one_blas_thread, threads, use_threads
+from npconvnet.parallel import in_parallel, one_blas_thread, share_cores, threads, use_threads
 
 
 def blas_threads():
@@ -98,6 +98,20 @@ def test_threads_follow_the_machine_until_told_otherwise():
     assert threads() == 5
     use_threads(None)
     assert threads() == machine
+
+
+def test_processes_on_the_same_cores_share_them():
+    machine = threads()
+    try:
+        share_cores(2)
+        assert threads() == max(1, machine // 2)
+        share_cores(10 * machine)
+        assert threads() == 1
+        use_threads(3)
+        assert threads() == 3
+    finally:
+        use_threads(None)
+        share_cores(1)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -57,8 +57,15 @@ class Source(Protocol):
         """
 
 
+#: Of so many pictures of a batch, those that are to be read.
+Share = Callable[[int], slice]
+
+
 class Loader:
     """Batches of the pictures of `source`, with their squares on `device`; `labels` (N,) if not the source's own.
+
+    Where several processes read the same epochs, the `share` of each tells it which part of every batch it reads; it
+    may be none of a small one.
 
     The squares of a batch are good until the next batch is asked for, which then may take their memory: an epoch needs
     memory for BUFFERS batches, however slow the network is. Pictures that are to be left out are missing from their
@@ -67,9 +74,14 @@ class Loader:
     """
 
     def __init__(
-        self, source: Source, batch_size: int, device: Device = "cpu", labels: npt.NDArray[Any] | None = None
+        self,
+        source: Source,
+        batch_size: int,
+        device: Device = "cpu",
+        labels: npt.NDArray[Any] | None = None,
+        share: Share = slice,
     ) -> None:
-        self.source, self.batch_size, self.device = source, batch_size, device
+        self.source, self.batch_size, self.device, self.share = source, batch_size, device, share
         self.labels = source.labels if labels is None else labels
         self.unreadable: dict[str, str] = {}
 
@@ -103,8 +115,10 @@ class Loader:
         return copied_ahead(batches, self._shape(order)) if self.device == "gpu" else batches
 
     def _shape(self, order: Numbers) -> tuple[int, ...]:
-        """Of the squares of the largest batch."""
-        return min(self.batch_size, len(order)), self.source.size, self.source.size, 3
+        """Of the squares of the largest batch, which is the first or, by the shares, the last."""
+        full, rest = min(self.batch_size, len(order)), len(order) % self.batch_size
+        largest = max(len(range(count)[self.share(count)]) for count in (full, rest))
+        return largest, self.source.size, self.source.size, 3
 
     def _on_host(self, order: Numbers) -> Iterator[Batch]:
         """The pictures in `order`. All threads work at the batch that is wanted next, then at the one after it."""
@@ -114,7 +128,8 @@ class Loader:
             pieces = [slice(first, first + PIECE) for first in range(0, len(numbers), PIECE)]
             return numbers, buffer, [pool.submit(self._read, numbers[piece], buffer[piece]) for piece in pieces]
 
-        upcoming = (order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size))
+        batches = (order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size))
+        upcoming = (numbers[self.share(len(numbers))] for numbers in batches)
         try:
             ahead = deque(
                 begin(numbers, host_memory(self._shape(order), np.uint8, self.device))
@@ -122,7 +137,7 @@ class Loader:
             )
             while ahead:
                 numbers, buffer, pieces = ahead.popleft()
-                read = np.concatenate([piece.result() for piece in pieces])
+                read = np.concatenate([np.ones(0, np.bool_), *(piece.result() for piece in pieces)])
                 yield self._batch(numbers, buffer, read)
                 ahead.extend(begin(following, buffer) for following in islice(upcoming, 1))
         finally:

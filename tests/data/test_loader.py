@@ -117,6 +117,24 @@ def test_the_same_on_any_number_of_threads(count, own_threads):
     assert seen == 1000
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [2, 4, 7, 23, 40])
+def test_shares_are_parts_of_the_batches_of_one(source, ranks, batch_size):
+    """No picture twice, none lost, also where there are more ranks than pictures in a batch."""
+    whole = [batch.numbers for batch in Loader(source, batch_size).epoch(5, 2, first_batch=1)]
+    parts = [
+        [batch.numbers for batch in Loader(source, batch_size, share=share(rank, ranks)).epoch(5, 2, first_batch=1)]
+        for rank in range(ranks)
+    ]
+    for numbers, *of_ranks in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate(of_ranks), numbers)
+        assert max(map(len, of_ranks)) - min(map(len, of_ranks)) <= 1
+
+
+def share(rank, ranks):
+    return lambda count: slice(count * rank // ranks, count * (rank + 1) // ranks)
+
+
 def test_labels_other_than_the_source_s():
     batch = next(Loader(Greys(), 5, labels=np.arange(1000) * 2).epoch(1, 0))
     np.testing.assert_array_equal(batch.labels, 2 * batch.numbers)
