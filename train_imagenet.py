@@ -2,6 +2,7 @@
 
     python train_imagenet.py                                ten classes of toy pictures, minutes on two CPU cores
     python train_imagenet.py --data ILSVRC --device gpu     the paper's network on the paper's data
+    mpiexec -n 8 python train_imagenet.py --data ILSVRC --device gpu      on eight GPUs (docs/cluster.md)
 
 Read it from top to bottom: options, data, network, optimizer, the loop.
 
@@ -15,14 +16,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from npconvnet.backend import resolve_device, to_device, to_host
+from npconvnet.backend import Device, resolve_device, to_device, to_host
 from npconvnet.cli import run
 from npconvnet.cli.options import device_option, threads_option
 from npconvnet.data.augment import Augmentation
@@ -35,6 +36,7 @@ from npconvnet.layers import Gradients
 from npconvnet.memory import keep_freed_memory
 from npconvnet.models import MODELS
 from npconvnet.network import Network
+from npconvnet.parallel import share_cores
 from npconvnet.randomness import Chances, Purpose, generator
 from npconvnet.training.checkpoint import (
     Position,
@@ -44,6 +46,10 @@ from npconvnet.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
+from npconvnet.training.distributed.agreement import code_facts, data_facts, require_same, take_gpu, weights_facts
+from npconvnet.training.distributed.ranks import join
+from npconvnet.training.distributed.reduction import reduction_over
+from npconvnet.training.distributed.wires import WireFormat
 from npconvnet.training.evaluation import evaluate
 from npconvnet.training.log import Log, read_log
 from npconvnet.training.optimizer import SGD
@@ -56,6 +62,8 @@ from npconvnet.visualization.figures.training import draw_filters, draw_training
 LOG_EVERY = 10
 #: These options may differ when a run is resumed: they don't change what it computes.
 FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
+#: These may differ between ranks: where the data lie is a matter of each machine, and the first alone writes.
+OF_EACH_RANK = {"data", "output", "resume"}
 
 
 def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -72,12 +80,17 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
 @click.option("--rounding", type=click.Choice(["caffe", "cudaconvnet"]), default="caffe", help="Model paper only.")
 @click.option("--epochs", type=click.IntRange(1), help=f"[default: {IMAGENET.epochs}; tiny {TOY.epochs}]")
-@click.option("--batch-size", type=click.IntRange(1), help=f"[default: {IMAGENET.batch_size}; tiny {TOY.batch_size}]")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help=f"Images a step, for each rank.  [default: {IMAGENET.batch_size}; tiny {TOY.batch_size}]",
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
     callback=_finite,
-    help=f"The highest, after the warm-up.  [default: {IMAGENET.learning_rate}; tiny {TOY.learning_rate}]",
+    help="The highest, after the warm-up, times the number of ranks.  "
+    f"[default: {IMAGENET.learning_rate}; tiny {TOY.learning_rate}]",
 )
 @click.option("--momentum", type=click.FloatRange(0, 1, max_open=True), default=IMAGENET.momentum, callback=_finite)
 @click.option("--weight-decay", type=click.FloatRange(0), default=IMAGENET.weight_decay, callback=_finite)
@@ -87,34 +100,53 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 @click.option("--erase/--no-erase", default=True, help="Zeroing-out of random parts.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="The same seed on the same device: the same bits.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=1000, metavar="STEPS", help="And every epoch.")
+@click.option("--wire", type=click.Choice(get_args(WireFormat)), default="float32", help="Gradients between ranks.")
 @click.option("--output", type=click.Path(path_type=Path), help="[default: a new folder in runs/]")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Go on with the run in FOLDER.")
 @click.pass_context
 def main(context: click.Context, /, **given: Any) -> None:
     """Train a network, or go on with a run that was interrupted."""
+    # -- Ranks: the processes that train together. Started alone, this one is the first and the only one
+    ranks = join()
+    say = click.echo if ranks.is_first else _say_nothing
+    no_bar = None if ranks.is_first else True  # None: a bar on a terminal
+
     # -- Options: as given, or those of the run that is resumed
     explicit = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if given["resume"]:
-        folder = RunFolder.resume(given["resume"])
+        folder = ranks.from_first(lambda: RunFolder.resume(given["resume"]))
         options = _resumed(folder, given, explicit)
     else:
         options = _completed(given, explicit)
-        folder = RunFolder.choose(given["output"], options["model"])
+        folder = ranks.from_first(lambda: RunFolder.choose(given["output"], options["model"]))
     device = resolve_device(options["device"])
+    require_same(ranks, lambda: code_facts() | _facts(given, device))
+    if device == "gpu":
+        take_gpu(ranks)
 
     # -- Data: real pictures, or the toy set, made once
     if options["data"] is None:
         root = toy_folder()
-        click.echo(f"No --data is given: training on the toy set, ten classes of drawn pictures, in {root}")
-        make_toy(root)
+        say(f"No --data is given: training on the toy set, ten classes of drawn pictures, in {root}")
+        ranks.after_first(lambda: make_toy(root))
     else:
         root = Path(options["data"])
-    data = open_to_train(root, MODELS[options["model"]]().preprocessing, click.echo)
+    data = ranks.after_first(lambda: open_to_train(root, MODELS[options["model"]]().preprocessing, say))
+    require_same(ranks, lambda: data_facts(data))
     if data.note:
-        click.echo(data.note)
-    seed, batch_size = options["seed"], options["batch_size"]
-    training, validation = (Loader(source, batch_size, device) for source in (data.train, data.validation))
-    colours = folder.colour_statistics() if given["resume"] else data.colours or training.colour_statistics()
+        say(data.note)
+    share_cores(ranks.on_the_same_cores)
+    # Each rank brings a batch, and the rate grows with it (docs/cluster.md). A run that is resumed keeps both.
+    begun_by = folder.ranks if given["resume"] else ranks.size
+    seed, batch_size = options["seed"], options["batch_size"] * begun_by
+    highest_rate = options["learning_rate"] * begun_by
+    training = Loader(data.train, batch_size, device, share=ranks.share)
+    validation = Loader(data.validation, batch_size, device, share=ranks.share)
+    measuring = Loader(data.train, batch_size)
+    if given["resume"]:
+        colours = folder.colour_statistics()
+    else:
+        colours = data.colours or ranks.from_first(measuring.colour_statistics)
 
     # -- Network: the table of layers, initial weights, and how to feed it
     network = _network(options, len(data.synsets))
@@ -124,65 +156,84 @@ def main(context: click.Context, /, **given: Any) -> None:
     network.to(device)
     augmentation = Augmentation(*(options[name] for name in ("crop", "reflect", "colour", "erase")))
 
-    # -- Optimizer, and where the run stands
+    # -- Optimizer, and where the run stands. The first rank alone reads and writes the folder
     optimizer = SGD(network, options["momentum"], options["weight_decay"])
     position = Position(seed)
     if given["resume"]:
         folder.require_same_data(data)
-        position, refused = load_checkpoint(folder.path, network, optimizer)
-        for line in refused:
+        position, refused = ranks.from_first(lambda: load_checkpoint(folder.path, network, optimizer))
+        for line in refused if ranks.is_first else ():
             click.echo(f"{line}; going on from the checkpoint before it", err=True)
     else:
-        position.unreadable |= training.unreadable  # found while the colours were measured
-        folder.create(options, data, colours)
-        save_checkpoint(folder.path, network, optimizer, position)
+        position.unreadable |= measuring.unreadable
+        if ranks.is_first:
+            folder.create(options, ranks.size, data, colours)
+            save_checkpoint(folder.path, network, optimizer, position)
+    ranks.copy_from_first([*network.parameters.values(), *optimizer.velocities.values()])
     training.unreadable = validation.unreadable = position.unreadable
-    log = Log(folder.path, position.step, position.epoch)
-    click.echo(
+    log = Log(folder.path, position.step, position.epoch) if ranks.is_first else None
+    reduction = reduction_over(ranks, network, device, options["wire"])
+    say(
         f"{network.name}: {sum(p.size for p in network.parameters.values()):,} parameters, "
         f"{len(data.train):,} training and {len(data.validation):,} validation images of "
         f"{len(data.synsets)} classes ({data.layout}), on the {device}; run folder {folder.path}"
     )
+    if max(begun_by, ranks.size) > 1:
+        say(f"{ranks.size} ranks: {batch_size} images a step, at a rate of {highest_rate:g} at most")
+
+    def save() -> None:
+        """A checkpoint by the first rank, with the pictures that any rank could not read."""
+        for unreadable in ranks.gather(dict(position.unreadable)):
+            position.unreadable |= unreadable
+        if ranks.is_first:
+            save_checkpoint(folder.path, network, optimizer, position)
 
     # -- The loop
     gradients: Gradients = {}
     total_steps = options["epochs"] * training.batches
-    stop = _StopRequest()
+    stop, stopping = _StopRequest(), 0.0
     bar = tqdm(
         total=options["epochs"] * len(data.train),
         initial=position.epoch * len(data.train) + position.batch * batch_size,
         unit="image",
         smoothing=0.05,
-        disable=None,
+        disable=no_bar,
     )
     with bar, np.errstate(over="ignore", invalid="ignore"):  # the loss and the weights are watched instead
         for epoch in range(position.epoch, options["epochs"]):
             bar.set_description(f"epoch {epoch + 1}/{options['epochs']}")
             began, images = time.perf_counter(), 0
             for batch in training.epoch(seed, epoch, position.batch):
-                rate = learning_rate(options["learning_rate"], position.step, total_steps)
+                rate = learning_rate(highest_rate, position.step, total_steps)
+                count, loss = int(*ranks.sum(len(batch.labels))), 0.0
                 if len(batch.labels):
                     views = augmentation.draw(seed, epoch, batch.numbers, network.preprocessing, colours.components)
                     x = network.preprocessing.apply(batch.squares, views)
                     labels = to_device(batch.labels, device)
                     dropout = Chances.of(batch.numbers, seed, Purpose.DROPOUT, epoch)
-                    loss, gradients = loss_and_gradients(network, x, labels, dropout, into=gradients)
+                    loss, gradients = loss_and_gradients(
+                        network, x, labels, dropout, into=gradients, of=count, ready=reduction.add
+                    )
+                if count:
+                    gradients = reduction.finish(gradients)
+                loss, stopping = ranks.sum(loss, stop.requested)
+                if count:
                     if not np.isfinite(loss):
                         raise InputError(diverged(f"the loss is {loss}", position))
                     optimizer.update(gradients, rate)
-                    position.add_loss(loss, len(labels))
+                    position.add_loss(loss, count)
 
                 position.step, position.batch = position.step + 1, position.batch + 1
-                images += len(batch.labels)
-                bar.update(len(batch.labels))
+                images += count
+                bar.update(count)
                 bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
-                if position.step % LOG_EVERY == 0:
+                if log and position.step % LOG_EVERY == 0:
                     log.write("step", position.step, epoch=epoch + 1, loss=position.last_loss, learning_rate=rate)
-                if position.step % options["checkpoint_every"] == 0 or stop.requested:
-                    save_checkpoint(folder.path, network, optimizer, position)
-                if stop.requested:
+                if position.step % options["checkpoint_every"] == 0 or stopping:
+                    save()
+                if stopping:
                     break
-            if stop.requested:
+            if stopping:
                 break
             speed = images / (time.perf_counter() - began)
 
@@ -190,52 +241,68 @@ def main(context: click.Context, /, **given: Any) -> None:
             if not position.images:
                 raise InputError(f"{root}: not one of the {len(data.train)} training images can be read any more")
             require_finite(network, position)
-            errors = evaluate(
-                network,
-                tqdm(validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=None),
+            require_same(ranks, lambda: weights_facts(network))
+            of_validation = tqdm(
+                validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=no_bar
             )
+            errors = evaluate(network, of_validation, ranks=ranks)
             if not errors.pictures:
-                save_checkpoint(folder.path, network, optimizer, position)
+                save()
                 raise InputError(f"{root}: not one of the {len(data.validation)} validation images can be read")
-            log.write(
-                "epoch",
-                position.step,
-                epoch=epoch + 1,
-                training_loss=position.mean_loss,
-                validation_loss=errors.loss,
-                top1_error=errors.top1,
-                top5_error=errors.top5,
-                images_per_second=speed,
-            )
-            bar.write(
-                f"epoch {epoch + 1:2}/{options['epochs']}  loss {position.mean_loss:.3f}  validation: top-1 error "
-                f"{errors.top1:.2%}, top-5 error {errors.top5:.2%}  ({speed:.0f} images/s)"
-            )
+            if log:
+                log.write(
+                    "epoch",
+                    position.step,
+                    epoch=epoch + 1,
+                    training_loss=position.mean_loss,
+                    validation_loss=errors.loss,
+                    top1_error=errors.top1,
+                    top5_error=errors.top5,
+                    images_per_second=speed,
+                )
+                bar.write(
+                    f"epoch {epoch + 1:2}/{options['epochs']}  loss {position.mean_loss:.3f}  validation: top-1 error "
+                    f"{errors.top1:.2%}, top-5 error {errors.top5:.2%}  ({speed:.0f} images/s)"
+                )
             position.begin_epoch(epoch + 1)
             position.top1, position.top5 = errors.top1, errors.top5
-            if errors.top1 <= position.best_top1:
-                position.best_top1 = errors.top1
-                save_best(folder.path, network, position)
-            draw_training_curves(folder.path / "training_curves.png", read_log(folder.path))
-            first = to_host(network.nodes[0].layer.parameters["weight"])
-            draw_filters(folder.path / "conv1_filters.png", first, f"{network.name}: the {len(first)} filters of conv1")
-            save_checkpoint(folder.path, network, optimizer, position)
-            if stop.requested:
+            is_best, position.best_top1 = errors.top1 <= position.best_top1, min(errors.top1, position.best_top1)
+            if ranks.is_first:
+                if is_best:
+                    save_best(folder.path, network, position)
+                draw_training_curves(folder.path / "training_curves.png", read_log(folder.path))
+                first = to_host(network.nodes[0].layer.parameters["weight"])
+                title = f"{network.name}: the {len(first)} filters of conv1"
+                draw_filters(folder.path / "conv1_filters.png", first, title)
+            save()
+            (stopping,) = ranks.sum(stop.requested)
+            if stopping:
                 break
-    if stop.requested and position.epoch < options["epochs"]:
-        click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}", err=True)
+    if stopping and position.epoch < options["epochs"]:
+        if ranks.is_first:
+            click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}", err=True)
         sys.exit(130)
 
     # -- What came of it
-    click.echo(
+    say(
         f"final validation error: top-1 {position.top1:.2%}, top-5 {position.top5:.2%} "
         f"(best top-1 {position.best_top1:.2%}); curves, filters, log and checkpoints are in {folder.path}"
     )
-    if position.unreadable:
+    if log and position.unreadable:
         log.write("unreadable", position.step, images=position.unreadable)
         click.echo(
             f"{len(position.unreadable)} images could not be read and were skipped; {log.path} names them", err=True
         )
+
+
+def _say_nothing(_line: str) -> None:
+    """What ranks other than the first say."""
+
+
+def _facts(given: dict[str, Any], device: Device) -> dict[str, Any]:
+    """The options that all ranks must be started with alike, by what a user calls them."""
+    options = {_flag(name): value for name, value in given.items() if name not in OF_EACH_RANK}
+    return options | {"--resume, given or not": given["resume"] is not None, "the device": device}
 
 
 def _completed(given: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
@@ -252,10 +319,14 @@ def _completed(given: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
     return options
 
 
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _resumed(folder: RunFolder, given: dict[str, Any], explicit: set[str]) -> dict[str, Any]:
     """The options of the run in `folder`; of those given now, only the ones that are free to change may stand."""
     if fixed := explicit - FREE_TO_CHANGE:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(fixed))
+        names = ", ".join(_flag(name) for name in sorted(fixed))
         raise InputError(f"a resumed run keeps its own options; leave out {names}, or start afresh without --resume")
     changed = {name: given[name] for name in explicit & FREE_TO_CHANGE - {"resume"}}
     options = _reread(folder) | changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
@@ -66,6 +67,24 @@ def why_no_gpu() -> str | None:
     except Exception as error:  # CUDARuntimeError: no driver, or one older than this cupy
         return f"the CUDA driver does not answer ({_first_line(error)}); install or update the NVIDIA driver"
     return None if count else "cupy finds no NVIDIA GPU on this machine; use a machine that has one"
+
+
+def nccl() -> ModuleType:
+    """CuPy's module for NCCL; where there is none, its `available` is False."""
+    with warnings.catch_warnings(action="ignore"):  # CuPy would say in ten lines that there is none
+        return importlib.import_module("cupy.cuda.nccl")
+
+
+def use_gpu(local_rank: int) -> str:
+    """Gives this thread a GPU: the processes of a machine, numbered by `local_rank`, take those they see in turn.
+
+    Returns its address on the PCI bus, which no other GPU of the machine has.
+    """
+    cuda = module_of("gpu").cuda
+    gpu = cuda.Device(local_rank % cuda.runtime.getDeviceCount())
+    gpu.use()
+    address: str = gpu.pci_bus_id
+    return address
 
 
 def to_device(x: Array, device: Device) -> Array:

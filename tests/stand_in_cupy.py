@@ -8,10 +8,16 @@ Arithmetic is done at once; copies to the device are done as late as CUDA may do
 something, or when it, or an event behind them, is synchronised or waited for. Until then the array on the device holds
 what it held before, and the copy takes what the memory on the host holds by then. As with CuPy's non-blocking streams,
 no stream waits for another unless it is told to.
+
+Memory comes from CuPy's pool: when nobody has an array there any more, the stream in which it was allocated may fill it
+anew as soon as it gets on, whatever other streams still want with it. What is found there then is nonsense.
+
+A machine has one GPU, or as many as `runtime` says. A thread begins on the first, and an array stays where it is made.
 """
 
 import ctypes
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -31,7 +37,7 @@ ATTRIBUTES = "dtype flags itemsize nbytes ndim shape size strides".split()  # no
 OPERATORS = """
     neg pos abs invert lt le eq ne gt ge add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv
     floordiv rfloordiv ifloordiv mod rmod imod pow rpow ipow and rand iand or ror ior xor rxor ixor
-    matmul rmatmul imatmul getitem setitem len bool int float
+    lshift rlshift ilshift rshift rrshift irshift matmul rmatmul imatmul getitem setitem len bool int float
 """.split()  # noqa: SIM905
 
 
@@ -42,7 +48,8 @@ class ndarray:  # noqa: N801 (cupy's name)
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, host: Any) -> None:
-        self._host = host
+        self._host = _in_pool(host)
+        self._gpu = Device().id
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
@@ -56,6 +63,11 @@ class ndarray:  # noqa: N801 (cupy's name)
     @property
     def T(self) -> "ndarray":  # noqa: N802 (cupy's name)
         return ndarray(self._host.T)
+
+    @property
+    def data(self) -> Any:
+        """Where its first number is."""
+        return SimpleNamespace(ptr=self._host.ctypes.data)
 
     def get(self) -> Any:
         get_current_stream().synchronize()
@@ -88,8 +100,43 @@ def asarray(x: Any, dtype: Any = None) -> ndarray:
 def empty(shape: Any, dtype: Any = float) -> ndarray:
     """Memory as nobody expects to find it: NaN, or -1, or 255."""
     host = np.empty(_unwrap(shape), dtype)
-    host.reshape(-1).view(np.uint8).fill(0xFF)
+    host.reshape(-1).view(np.uint8).fill(_NONSENSE)
     return ndarray(host)
+
+
+def _in_pool(host: Any) -> Any:
+    """`host` in memory of the device: as it is where it shows an array there, else a copy."""
+    owner = host
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    if owner.base is not None:
+        return host
+    block = _allocate(owner.nbytes)
+    np.ndarray(owner.shape, owner.dtype, block, strides=owner.strides)[...] = owner
+    return np.ndarray(host.shape, host.dtype, block, host.ctypes.data - owner.ctypes.data, host.strides)
+
+
+def _allocate(size: int) -> Any:
+    """A block of bytes, which outlives the arrays that are made on it."""
+    memory = memoryview(bytearray([_NONSENSE]) * max(size, 1))
+    block = np.frombuffer(memory, np.uint8)
+    freed = weakref.finalize(
+        block, get_current_stream()._append, lambda: np.frombuffer(memory, np.uint8).fill(_NONSENSE)
+    )
+    freed.atexit = False
+    _blocks[block.ctypes.data] = block
+    return block
+
+
+def memory_at(address: int, size: int) -> Any:
+    """So many bytes of the device, as who has but an address sees them: to him they may be taken away.
+
+    Raises ValueError where nothing on the device is as large.
+    """
+    for begin, block in list(_blocks.items()):
+        if begin <= address and address + size <= begin + block.nbytes:
+            return np.frombuffer(block.base, np.uint8, size, address - begin)
+    raise ValueError(f"no {size} bytes of the device are at {address:#x}")
 
 
 def empty_like(x: ndarray, dtype: Any = None) -> ndarray:
@@ -112,7 +159,13 @@ def _unwrap(x: Any) -> Any:
         raise TypeError(f"Unsupported type {type(x)}")
     if isinstance(x, (tuple, list)):
         return type(x)(_unwrap(part) for part in x)
-    return x._host if isinstance(x, ndarray) else x
+    if not isinstance(x, ndarray):
+        return x
+    if x._gpu != Device().id:
+        raise ValueError(
+            f"The device where the array resides ({x._gpu}) is different from the current device ({Device().id})."
+        )
+    return x._host
 
 
 def _wrap(x: Any) -> Any:
@@ -142,6 +195,23 @@ stride_tricks.sliding_window_view = _on_device(np.lib.stride_tricks.sliding_wind
 lib = SimpleNamespace(stride_tricks=stride_tricks)
 
 
+class Device:
+    """A GPU by its number, or that of this thread."""
+
+    def __init__(self, device: int | None = None) -> None:
+        self.id: int = getattr(_current, "gpu", 0) if device is None else device
+
+    def use(self) -> None:
+        """Makes it that of this thread."""
+        if self.id >= runtime.getDeviceCount():
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        _current.gpu = self.id
+
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02X}:00.0"
+
+
 class Stream:
     """What is still to be done, in order; it is done when somebody waits for it."""
 
@@ -150,8 +220,16 @@ class Stream:
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         self._waiting: deque[Callable[[], object]] = deque()
         self._appended = self._done = 0
+        self._gpu = None if null else Device().id  # each GPU has a null stream; one plays them all
+        self.ptr = 0 if null else id(self)
+        _by_pointer[self.ptr] = self
 
     def __enter__(self) -> "Stream":
+        if self._gpu not in (None, Device().id):
+            raise RuntimeError(
+                f"The device that the stream is created on ({self._gpu}) does not match with the current device "
+                f"({Device().id})"
+            )
         _current.streams = [*_streams(), self]
         return self
 
@@ -201,6 +279,11 @@ class Event:
         return lambda: stream._do(place)
 
 
+def stream_at(pointer: int) -> Stream:
+    """The stream with this `ptr`."""
+    return _by_pointer[pointer]
+
+
 def get_current_stream() -> Stream:
     """That of the innermost `with stream:` of this thread."""
     return _streams()[-1]
@@ -234,14 +317,19 @@ class RawModule:
         return run
 
 
-Stream.null = Stream(null=True)
+_NONSENSE = 0xFF
 _current = threading.local()
 _lock = threading.RLock()
+_blocks: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+_by_pointer: "weakref.WeakValueDictionary[int, Stream]" = weakref.WeakValueDictionary()
+Stream.null = Stream(null=True)
+runtime = SimpleNamespace(getDeviceCount=lambda: 1)
 cuda = SimpleNamespace(
+    Device=Device,
     Event=Event,
     Stream=Stream,
     alloc_pinned_memory=alloc_pinned_memory,
     compiler=SimpleNamespace(CompileException=emulator.CompileError),
     get_current_stream=get_current_stream,
-    runtime=SimpleNamespace(getDeviceCount=lambda: 1),
+    runtime=runtime,
 )

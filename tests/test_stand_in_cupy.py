@@ -1,5 +1,7 @@
 """The stand-in itself: copies come late and in order, and memory that nobody has written holds nonsense."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,52 @@ def test_fresh_memory_holds_nonsense(cupy):
     assert np.isnan(cupy.empty((2, 3), np.float32).get()).all()
     assert np.isnan(cupy.empty_like(cupy.zeros(2)).get()).all()
     assert (np.frombuffer(cupy.cuda.alloc_pinned_memory(600), np.uint8) == 255).sum() == 1024
+
+
+def test_memory_that_nobody_holds_is_good_until_its_stream_gets_on(cupy, stream):
+    for owner, other in [(cupy.cuda.Stream.null, stream), (stream, cupy.cuda.Stream.null)]:
+        with owner:
+            x = cupy.zeros((2, 3), np.float32)
+        seen = cupy.memory_at(x[1].data.ptr, 12)
+        del x
+        other.synchronize()
+        assert not seen.any()
+        owner.synchronize()
+        assert (seen == 255).all()
+
+
+@pytest.mark.parametrize("view", [lambda x: x[1:, ::-1].T, lambda x: x.reshape(-1)[3:], lambda x: x[:, :, None]])
+def test_views_hold_the_memory_that_they_show(cupy, view):
+    host = np.arange(12.0).reshape(3, 4)
+    x = cupy.asarray(host)
+    shown = view(x)
+    x += 1
+    del x
+    assert np.array_equal(shown.get(), view(host + 1))
+
+
+def test_no_memory_beyond_that_of_an_array(cupy):
+    x = cupy.zeros(4, np.float32)
+    assert len(cupy.memory_at(x.data.ptr + 4, 12)) == 12
+    with pytest.raises(ValueError, match="no 16 bytes"):
+        cupy.memory_at(x.data.ptr + 4, 16)
+
+
+def test_each_thread_begins_on_the_first_gpu(cupy, monkeypatch):
+    monkeypatch.setattr(cupy.runtime, "getDeviceCount", lambda: 2)
+    with ThreadPoolExecutor(1) as pool:
+        on_first = cupy.ones(3)
+
+        def on_second():
+            cupy.Device(1).use()
+            stream, x = cupy.cuda.Stream(non_blocking=True), cupy.ones(3)
+            with pytest.raises(ValueError, match=r"resides \(0\) is different from the current device \(1\)"):
+                x += on_first
+            return stream, cupy.Device().pci_bus_id
+
+        stream, address = pool.submit(on_second).result()
+    assert address != cupy.Device().pci_bus_id == cupy.Device(0).pci_bus_id
+    with pytest.raises(RuntimeError, match="does not match with the current device"), stream:
+        pass
+    with pytest.raises(RuntimeError, match="invalid device"):
+        cupy.Device(2).use()

@@ -26,13 +26,17 @@ def run(command: click.Command) -> NoReturn:
     except MemoryError as error:
         _refuse(f"there is not enough memory ({error}); try smaller batches")
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        _end("interrupted", 130)
 
 
 def _refuse(message: str) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(2)
+    _end(f"error: {' '.join(message.split())}", 2)
+
+
+def _end(line: str, status: int) -> NoReturn:
+    from npconvnet.training.distributed.ranks import fail
+
+    fail(line, status)
 
 
 def main() -> NoReturn:

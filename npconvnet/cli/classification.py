@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from npconvnet.cli.options import device_option, network_of, threads_option, views_option, weights_option
+from npconvnet.cli.options import device_option, join_on, network_of, threads_option, views_option, weights_option
 from npconvnet.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,25 +50,33 @@ def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views
 
     from npconvnet.data.loader import Loader
     from npconvnet.data.opening import open_data
+    from npconvnet.training.distributed.agreement import code_facts, data_facts, require_same, weights_facts
     from npconvnet.training.evaluation import evaluate as measure
     from npconvnet.training.evaluation import places_of_classes
 
+    ranks = join_on(device)
     network = network_of(checkpoint, device)
     found = open_data(data, network.preprocessing)
-    if found.note:
+    require_same(ranks, lambda: code_facts() | data_facts(found) | weights_facts(network) | {"--views": views})
+    if found.note and ranks.is_first:
         click.echo(found.note, err=True)
     labels = places_of_classes(network, found)[found.validation.labels]
-    loader = Loader(found.validation, max(1, batch_size // views), network.device, labels)
-    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False, disable=None)
-    errors = measure(network, batches, views)
+    at_once = max(1, batch_size // views) * ranks.size
+    loader = Loader(found.validation, at_once, network.device, labels, ranks.share)
+    no_bar = None if ranks.is_first else True
+    batches = tqdm(loader.in_order(), total=loader.batches, unit="batch", desc="evaluate", leave=False, disable=no_bar)
+    errors = measure(network, batches, views, ranks)
+    unreadable = sorted(name for names in ranks.gather(list(loader.unreadable)) for name in names)
     if not errors.pictures:
         raise InputError(f"{data}: not one of the {len(labels)} validation images can be read")
+    if not ranks.is_first:
+        return
     if as_json:
-        click.echo(json.dumps({"views": views, **errors.to_json(), "unreadable": sorted(loader.unreadable)}))
+        click.echo(json.dumps({"views": views, **errors.to_json(), "unreadable": unreadable}))
         return
     click.echo(
         f"top-1 error {errors.top1:.2%}, top-5 error {errors.top5:.2%} on {errors.pictures} pictures, "
         f"{views} view{'s' * (views > 1)} each"
     )
-    if loader.unreadable:
-        click.echo(f"{len(loader.unreadable)} pictures could not be read and were left out", err=True)
+    if unreadable:
+        click.echo(f"{len(unreadable)} pictures could not be read and were left out", err=True)

@@ -11,6 +11,7 @@ import click
 from npconvnet.cli.options import (
     device_option,
     figure_option,
+    join_on,
     network_of,
     target_option,
     threads_option,
@@ -152,25 +153,34 @@ def evaluate_localization(
     from npconvnet.data.shards.reading import holds_shards
     from npconvnet.outputs import require_outputs
     from npconvnet.parallel import threads
+    from npconvnet.training.distributed.agreement import code_facts, require_same
     from npconvnet.visualization.figures.localization import draw_sheet
     from npconvnet.weak_localization import evaluate
 
     figure = output or results.with_suffix(".png")
     require_outputs([results, figure], [weights])
-    run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed)  # type: ignore[arg-type]
+    ranks = join_on(device)
+    run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed, ranks.local_rank)  # type: ignore[arg-type]
     if holds_shards(data):
         raise InputError(f"{data}: prepared squares, and boxes are searched in whole pictures; give the original data")
     network, dataset = run.network(), open_dataset(data)
     tasks = evaluate.tasks(network, dataset)
-    records = evaluate.Records(results, run.origin(tasks))
+    require_same(ranks, lambda: code_facts() | run.origin(tasks))
+    records = ranks.from_first(lambda: evaluate.Records(results, run.origin(tasks)))
+    left = [task for task in tasks if "iou" not in records.found.get(task.example.name, {})]  # new, or unreadable then
+    own = left[ranks.share(len(left))]
+    workers = min(processes or (1 if run.device == "gpu" else threads()), max(1, len(own)))
+    found = ranks.collect(evaluate.evaluate(run, own, workers))
+    if not ranks.is_first:
+        for _ in found:
+            pass
+        return
     for note in filter(None, [dataset.note, evaluate.note_on_blacklist(dataset)]):
         click.echo(note, err=True)
-    left = [task for task in tasks if "iou" not in records.found.get(task.example.name, {})]  # new, or unreadable then
-    workers = min(processes or (1 if run.device == "gpu" else threads()), max(1, len(left)))
     with tqdm(
         total=len(tasks), initial=len(tasks) - len(left), unit="image", desc="localise", leave=False, disable=None
     ) as bar:
-        for record in evaluate.evaluate(run, left, workers):
+        for record in found:
             records.add(record)
             bar.update()
     summary = evaluate.summarise([records.found[task.example.name] for task in tasks])

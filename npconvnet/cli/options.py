@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from npconvnet.kernels.cpu.relu import ReLURule
     from npconvnet.network import Network
     from npconvnet.preprocessing import ViewCount
+    from npconvnet.training.distributed.ranks import Ranks
 
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True, help="Where to compute."
@@ -91,6 +92,20 @@ def say_what_is_read(path: Path) -> None:
         return  # whoever reads it says so
     if sys.stderr.isatty() and size > _LARGE:
         click.echo(f"reading {path} ({size / 2**20:.0f} MiB) …", err=True)
+
+
+def join_on(device: str) -> Ranks:
+    """The ranks that the command was started with, each with a GPU of its own where --device means one."""
+    from npconvnet.backend import resolve_device
+    from npconvnet.parallel import share_cores
+    from npconvnet.training.distributed.agreement import take_gpu
+    from npconvnet.training.distributed.ranks import join
+
+    ranks = join()
+    if resolve_device(device) == "gpu":  # type: ignore[arg-type]
+        take_gpu(ranks)
+    share_cores(ranks.on_the_same_cores)
+    return ranks
 
 
 def network_of(weights: Path | None, device: str) -> Network:

@@ -18,6 +18,7 @@ from npconvnet.errors import InputError
 from npconvnet.forward_pass import class_scores
 from npconvnet.network import Network
 from npconvnet.preprocessing import ViewCount
+from npconvnet.training.distributed.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +35,28 @@ class Errors:
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
-def evaluate(network: Network, batches: Iterable[Batch], views: ViewCount = 1) -> Errors:
+def evaluate(network: Network, batches: Iterable[Batch], views: ViewCount = 1, ranks: Ranks = ALONE) -> Errors:
     """The errors of `network` over `batches`; with ten views the probabilities of the views are averaged.
 
+    Where several `ranks` have a part of the batches each, all of them get the errors over all batches.
     Where there are fewer than five classes, top-5 is right every time. With no picture at all the errors are NaN.
     """
-    wrong1 = wrong5 = count = 0
-    loss = 0.0
+    wrong1 = wrong5 = loss = count = 0.0
     for batch in batches:
         if not len(batch.labels):
             continue
         probabilities = to_host(class_probabilities(network, to_device(batch.squares, network.device), views))
         guesses = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
         right = guesses == batch.labels[:, None]
-        wrong1 += int((~right[:, 0]).sum())
-        wrong5 += int((~right.any(axis=1)).sum())
+        wrong1 += float((~right[:, 0]).sum())
+        wrong5 += float((~right.any(axis=1)).sum())
         of_truth = probabilities[np.arange(len(batch.labels)), batch.labels]
         loss -= float(np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).sum())
         count += len(batch.labels)
+    wrong1, wrong5, loss, count = ranks.sum(wrong1, wrong5, loss, count)
     if not count:
         return Errors(np.nan, np.nan, np.nan, 0)
-    return Errors(wrong1 / count, wrong5 / count, loss / count, count)
+    return Errors(wrong1 / count, wrong5 / count, loss / count, int(count))
 
 
 def class_probabilities(network: Network, squares: Array, views: ViewCount) -> Array:

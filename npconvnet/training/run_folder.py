@@ -56,10 +56,11 @@ class RunFolder:
             raise InputError(f"{file}: not the configuration of a run; start afresh with another --output")
         return cls(path, configuration)
 
-    def create(self, options: dict[str, Any], data: Data, colours: ColourStatistics) -> None:
-        """Makes the folder and writes the configuration: options, data, colours, command and versions."""
+    def create(self, options: dict[str, Any], ranks: int, data: Data, colours: ColourStatistics) -> None:
+        """Makes the folder and writes the configuration: options, ranks, data, colours, command and versions."""
         self.configuration = {
             "options": options,
+            "ranks": ranks,
             "data": _fingerprint(data),
             "colours": {"mean": colours.mean.tolist(), "covariance": colours.covariance.tolist()},
             "command": shlex.join(["python", *sys.argv]),
@@ -83,6 +84,14 @@ class RunFolder:
         """The options of the run."""
         options: dict[str, Any] = self.configuration["options"]
         return options
+
+    @property
+    def ranks(self) -> int:
+        """The number of ranks that the run was begun by; raises InputError where the configuration is damaged."""
+        ranks = self.configuration.get("ranks")
+        if not isinstance(ranks, int) or ranks < 1:
+            raise InputError(f"{self.path}: the number of ranks in its configuration is damaged ({ranks!r})")
+        return ranks
 
     @property
     def resume_command(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from npconvnet.backend import Device
+from npconvnet.backend import Device, use_gpu
 from npconvnet.data.ilsvrc import Dataset, Example
 from npconvnet.data.image import decode_image
 from npconvnet.errors import InputError
@@ -136,12 +136,16 @@ def _score(labels: Sequence[int], boxes: Sequence[Box], task: Task) -> ClsLoc:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the records of one file have in common: the network (None: the bundled one), and how it looks."""
+    """What the records of one file have in common: the network (None: the bundled one), and how it looks.
+
+    Of the GPUs of the machine, `local_rank` takes its own.
+    """
 
     weights: Path | None
     device: Device
     options: CutOptions
     seed: int
+    local_rank: int = 0
 
     def origin(self, chosen: Sequence[Task]) -> Record:
         """What must be the same for results to stand in one file: weights, images with their boxes, options."""
@@ -151,6 +155,8 @@ class Run:
 
     def network(self) -> Network:
         """The network, on its device."""
+        if self.device == "gpu":
+            use_gpu(self.local_rank)
         return (load_network(self.weights) if self.weights else bundled_network()).to(self.device)
 
 

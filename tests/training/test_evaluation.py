@@ -13,6 +13,7 @@ from npconvnet.layers import EVERYTHING, Layer
 from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.synsets import Synset
+from npconvnet.training.distributed.ranks import Ranks
 from npconvnet.training.evaluation import evaluate, labelled_for, places_of_classes
 
 CLASSES = 8
@@ -28,7 +29,7 @@ class Script(Layer):
     def output_shape(self, *x_shapes):
         return self.table.shape[1:]
 
-    def forward(self, *xs, rng=None):
+    def forward(self, *xs, chances=None):
         return self.table[xs[0][:, 0, 0, 0].astype(int)], None
 
     def backward(self, dy, saved, options=EVERYTHING):
@@ -62,6 +63,26 @@ def test_loss_is_the_mean_cross_entropy():
     log_probabilities = scores - np.log(np.exp(scores).sum())
     errors = evaluate(scripted(DESCENDING), [batch([0, 0], [1, 3])])
     assert errors.loss == pytest.approx(-(log_probabilities[1] + log_probabilities[3]) / 2)
+
+
+class OneOfTwo(Ranks):
+    """The second rank has counted what `other` says."""
+
+    def __init__(self, *other):
+        self.other = other
+
+    def sum(self, *numbers):
+        return tuple(own + other for own, other in zip(numbers, self.other, strict=True))
+
+
+def test_the_errors_of_all_ranks():
+    batches = [batch([0] * 4, [0, 1, 4, 5])]
+    alone = evaluate(scripted(DESCENDING), batches)
+    errors = evaluate(scripted(DESCENDING), batches, ranks=OneOfTwo(1, 1, 3.5, 2))
+    assert (errors.pictures, errors.top1, errors.top5) == (6, 4 / 6, 2 / 6)
+    np.testing.assert_allclose(errors.loss, (4 * alone.loss + 3.5) / 6)
+    nothing = evaluate(scripted(DESCENDING), [], ranks=OneOfTwo(1, 1, 3.5, 2))
+    assert (nothing.pictures, nothing.top1, nothing.loss) == (2, 0.5, 1.75)
 
 
 def test_equal_scores_are_no_free_hits():

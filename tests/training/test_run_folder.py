@@ -19,8 +19,17 @@ PREPARED = replace(DATA, root=Path("prepared"), source="made of this")
 
 def begun(tmp_path, data):
     folder = RunFolder.choose(tmp_path / "run", "tiny")
-    folder.create({}, data, ColourStatistics(np.zeros(3), np.eye(3)))
+    folder.create({}, 3, data, ColourStatistics(np.zeros(3), np.eye(3)))
     return RunFolder.resume(tmp_path / "run")
+
+
+def test_keeps_the_number_of_ranks(tmp_path):
+    folder = begun(tmp_path, DATA)
+    assert folder.ranks == 3
+    for damage in (None, 0, "3"):
+        folder.configuration["ranks"] = damage
+        with pytest.raises(InputError, match="number of ranks in its configuration is damaged"):
+            _ = folder.ranks
 
 
 @pytest.mark.parametrize("then", [DATA, PREPARED], ids=["decoded", "prepared"])

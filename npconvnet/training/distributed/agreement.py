@@ -1,0 +1,89 @@
+"""What all ranks must have in common before they train together, and a line that says where they differ."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+import npconvnet
+from npconvnet.backend import to_host, use_gpu
+from npconvnet.data.loader import Source
+from npconvnet.data.opening import Data
+from npconvnet.errors import InputError
+from npconvnet.network import Network
+from npconvnet.training.distributed.ranks import Ranks
+
+#: A value of more characters is not worth a reader's time.
+_SHOWN = 40
+
+
+def require_same(ranks: Ranks, facts: Callable[[], Mapping[str, Any]]) -> None:
+    """Raises InputError on all ranks where one finds other `facts` (by what a user calls them) than the first."""
+    if ranks.size == 1:
+        return
+    everyone = ranks.gather((ranks.host, dict(facts())))
+    first_host, expected = everyone[0]
+    for rank, (host, found) in enumerate(everyone):
+        differing = [name for name in expected | found if expected.get(name) != found.get(name)]
+        if differing:
+            what = ", ".join(_in_words(name, found.get(name), expected.get(name)) for name in differing)
+            raise InputError(f"rank {rank} on {host} is not like rank 0 on {first_host}: it differs in {what}")
+
+
+def take_gpu(ranks: Ranks) -> None:
+    """Gives each rank a GPU of its machine. Raises InputError where two would have the same one."""
+    owner: dict[tuple[str, str], int] = {}
+    for rank, place in enumerate(ranks.gather((ranks.host, use_gpu(ranks.local_rank)))):
+        if place in owner:
+            raise InputError(
+                f"ranks {owner[place]} and {rank} on {place[0]} have one GPU between them; start as many ranks on a "
+                "machine as it has GPUs"
+            )
+        owner[place] = rank
+
+
+def code_facts() -> dict[str, Any]:
+    """The versions of what computes, and a checksum of npconvnet's sources."""
+    root = Path(npconvnet.__file__).parent
+    sources = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cu", ".cuh"))
+    code = xxhash.xxh3_64()
+    for path in sources:
+        code.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return {"npconvnet's code": code.hexdigest(), "Python": platform.python_version(), "NumPy": np.__version__}
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """What the data set is made of; where it lies is every rank's own business."""
+    return {
+        "the classes of the data": [synset.wnid for synset in data.synsets],
+        "the number of training images": len(data.train),
+        "the number of validation images": len(data.validation),
+        "the images of the data": data.source or [_names(data.train), _names(data.validation)],
+    }
+
+
+def weights_facts(network: Network) -> dict[str, Any]:
+    """A checksum of the parameters: all ranks make the same updates, so theirs stay alike to the last bit."""
+    return {f"the weights of {name}": _checksum(to_host(value)) for name, value in network.parameters.items()}
+
+
+def _names(source: Source) -> str:
+    names = xxhash.xxh3_64(
+        "\n".join(source.name(number) for number in range(len(source))).encode("utf-8", "surrogateescape")
+    )
+    names.update(np.ascontiguousarray(source.labels, np.int64).data)
+    return names.hexdigest()
+
+
+def _checksum(x: Any) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(x).data)
+
+
+def _in_words(name: str, found: Any, expected: Any) -> str:
+    values = f" ({found}, not {expected})"
+    return name + (values if len(values) <= _SHOWN else "")
