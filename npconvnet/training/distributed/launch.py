@@ -55,8 +55,13 @@ class _Place(NamedTuple):
     port: int
 
 
+def started_by_mpi() -> bool:
+    """Whether an MPI launcher started this process. MPI then knows the other ranks."""
+    return bool(_BY_MPI & os.environ.keys()) and _BY_TORCHRUN not in os.environ
+
+
 def enter_mpi() -> bool:
-    """Whether an MPI launcher started this process, so that MPI knows the other ranks. False for a process alone.
+    """Whether MPI connects this process to others: True if `started_by_mpi`, False for a process alone.
 
     Where a launcher without MPI started it with others, this does not return: MPI runs the same command again, and the
     process of rank 0 ends with its exit status. That launcher has set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or
@@ -64,7 +69,7 @@ def enter_mpi() -> bool:
 
     Raises InputError for numbers that make no sense, where MPICH is missing, and where ranks do not come in time.
     """
-    if _BY_MPI & os.environ.keys() and _BY_TORCHRUN not in os.environ:
+    if started_by_mpi():
         return True
     place = _given_place(os.environ)
     if place is not None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -22,13 +21,15 @@ import numpy as np
 
 from npconvnet.backend import Array, array_module, to_host
 from npconvnet.errors import InputError
-from npconvnet.training.distributed.launch import enter_mpi
+from npconvnet.training.distributed.launch import enter_mpi, started_by_mpi
 from npconvnet.training.distributed.watch import Watch
 
 T = TypeVar("T")
 
 #: Seconds that a rank waits before it reports its failure: where all have failed alike, the first speaks for all.
 GRACE = 1.0
+#: Seconds that a launcher has to pass on a rank's last words; when it ends the ranks, what is on its way is lost.
+DELIVERY = 0.3
 #: Seconds between two looks at what has not come at once: a rank that waits leaves its core to those that compute.
 PAUSE = 5e-5
 _LOOKS_WITHOUT_PAUSE = 100
@@ -118,7 +119,7 @@ def join() -> Ranks:
 def fail(line: str, status: int) -> NoReturn:
     """Prints `line` and ends this process, and all that it was started with, with exit status `status`."""
     try:
-        ranks = join()
+        ranks = join() if started_by_mpi() else ALONE
     except InputError:
         ranks = ALONE
     ranks.fail(line, status)
@@ -130,12 +131,13 @@ class MPIRanks(Ranks):
     def __init__(self, communicator: Any) -> None:
         self.communicator = communicator
         self.rank, self.size = communicator.rank, communicator.size
-        everyone = list(enumerate(self.gather((self.host, os.getpid(), _cores()))))
-        here = {rank: process for rank, (host, process, _) in everyone if host == self.host}
-        self.local_rank = list(here).index(self.rank)
-        self.on_the_same_cores = sum(host == self.host and not _cores().isdisjoint(c) for _, (host, _, c) in everyone)
-        self._watch = Watch(here) if self.local_rank == 0 else None
-        self._watcher = self.gather(self._watch and self._watch.process)[min(here)]
+        everyone = self.gather((_machine(), _cores()))
+        here = [rank for rank, (machine, _) in enumerate(everyone) if machine == _machine()]
+        self.local_rank = here.index(self.rank)
+        self.on_the_same_cores = sum(not _cores().isdisjoint(everyone[rank][1]) for rank in here)
+        self._watch = Watch()
+        addresses = self.gather(self._watch.begin(len(here)) if self.local_rank == 0 else None)
+        self._watch.join(addresses[here[0]], self.rank)
         sys.excepthook = self._fail_with_traceback
         atexit.register(self._leave)
 
@@ -218,8 +220,7 @@ class MPIRanks(Ranks):
 
     def _leave(self) -> None:
         self._meet()
-        if self._watch:
-            self._watch.stop()
+        self._watch.stop()
         self._meet()
 
     def _fail_with_traceback(
@@ -231,14 +232,19 @@ class MPIRanks(Ranks):
         print(f"rank {self.rank} on {self.host}: {line}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        if self._watcher:
-            with suppress(ProcessLookupError):  # another rank may have failed, too
-                os.kill(self._watcher, signal.SIGTERM)  # it has nothing to add
+        self._watch.stop()
+        time.sleep(DELIVERY)
         self.communicator.Abort(status)
         os._exit(status)  # MPICH comes back from there while its launcher ends the others
 
 
 _ITEM, _END = range(2)
+
+
+def _machine() -> tuple[str, int]:
+    """What processes have in common that can see each other: two containers may go by the name of one host."""
+    processes = Path("/proc/self/ns/pid")
+    return Ranks.host, processes.stat().st_ino if processes.exists() else 0
 
 
 def _cores() -> set[int]:

@@ -1,13 +1,17 @@
-"""Names the rank that has died, in a process of its own beside the ranks of a machine.
+"""Names the rank that has died, from a process of its own beside the ranks of a machine.
 
 A launcher that notices a death kills all other ranks within a millisecond, and is content with a process number; under
 one that does not notice, they would wait for ever.
 
-    python -m npconvnet.training.distributed.watch 0:4711 1:4712          ranks, and their processes on this machine
+Every rank keeps a connection to the watching process. Its end is a death, unless a rank has said before that all is
+over. Linux lets go of what a dead process had open from the highest number downwards. So this connection, which gets a
+high one, is seen to end before those of the launcher, and before other ranks end because it has noticed.
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import select
 import signal
@@ -15,64 +19,86 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+import uuid
+from contextlib import suppress
 
-#: Seconds that a launcher has to end the others, before they are killed.
+#: Seconds that a launcher has to end the other ranks, before they are killed; and that ranks have to come at all.
 PATIENCE = 5.0
+_ARRIVAL = 60.0
+#: A rank says so many bytes when it comes, at most.
+_HELLO = 256
+#: A file descriptor above those of everything else, and below the 1024 that processes may have at least.
+_HIGH = 1000
 
 
 class Watch:
-    """Watches the processes of this machine, numbered by rank, until `stop`.
+    """One rank's connection to the process that watches over its machine.
 
-    When one of them ends it prints a line on standard error, and kills those that are still there after PATIENCE. Where
-    the system has no file descriptors for processes (Linux has, from 5.3 on), nothing is watched.
+    Only Linux has what it takes; elsewhere nothing is watched.
     """
 
-    def __init__(self, processes: Mapping[int, int]) -> None:
-        self._watcher: subprocess.Popen[bytes] | None = None
-        if hasattr(os, "pidfd_open"):
-            command = [sys.executable, "-m", __name__, *(f"{rank}:{process}" for rank, process in processes.items())]
-            # In a session of its own, neither Ctrl-C nor the end of the ranks is its end.
-            self._watcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    def __init__(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            high = fcntl.fcntl(connection, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+        self._connection = socket.socket(fileno=high)
 
-    @property
-    def process(self) -> int | None:
-        """The process that watches; SIGTERM, from any rank, ends it without a word."""
-        return self._watcher.pid if self._watcher else None
+    def begin(self, ranks: int) -> str | None:
+        """Starts the process for so many ranks, and returns its address. One rank of a machine does this."""
+        if not hasattr(os, "pidfd_open"):
+            return None
+        address = f"\0npconvnet-{uuid.uuid4().hex}"  # a name without a file
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(address)
+            listener.listen(ranks)
+            command = [sys.executable, "-m", __name__, str(listener.fileno()), str(ranks)]
+            # In a session of its own: neither Ctrl-C nor the end of the ranks is its end.
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()], start_new_session=True)
+        return address
+
+    def join(self, address: str | None, rank: int) -> None:
+        """From now on this process is watched, and its launcher."""
+        if address is not None:
+            self._connection.connect(address)
+            self._connection.sendall(json.dumps([rank, os.getpid(), os.getppid()]).encode())
 
     def stop(self) -> None:
-        """From now on a rank may end."""
-        if self._watcher:
-            self._watcher.terminate()
-            self._watcher.wait()
+        """From now on any rank of this machine may end."""
+        with suppress(OSError):  # nothing is watched, or not any more
+            self._connection.sendall(b".")
 
 
-def watch(processes: Mapping[int, int]) -> None:
-    """Returns when all `processes`, by rank, have ended; says which was the first."""
-    there: dict[int, int] = {}  # ranks by file descriptor, which a later process of the same number does not get
+def watch(listener: socket.socket, ranks: int) -> None:
+    """Waits until so many ranks have come, then until one says that all is over, or has ended: that one is named.
+
+    The others are killed if they are still there after PATIENCE.
+    """
+    watched: dict[int, tuple[str, int]] = {}  # name and process by file descriptor
+    connections: dict[int, socket.socket] = {}
+    for _ in range(ranks):
+        connection, _ = listener.accept()
+        rank, process, launcher = json.loads(connection.recv(_HELLO))
+        connections[connection.fileno()] = connection
+        watched[connection.fileno()] = f"rank {rank}", process
+        watched[os.pidfd_open(launcher)] = f"the launcher of rank {rank}", launcher
     ending = select.epoll()
-    try:
-        for rank, process in processes.items():
-            descriptor = os.pidfd_open(process)
-            there[descriptor] = rank
-            ending.register(descriptor, select.EPOLLIN)
-        (descriptor, _), *_ = ending.poll()  # in the order in which they ended, though others may have followed by now
-        rank = there[descriptor]
-    except ProcessLookupError:
-        pass  # it was gone before it could be watched
-    except OSError:
-        return  # an old kernel, or a container that does not allow it
+    for descriptor in watched:
+        ending.register(descriptor, select.EPOLLIN)
+    ready = [descriptor for descriptor, _ in ending.poll()]  # in the order in which they ended or said something
+    if any(connections[descriptor].recv(1) for descriptor in ready if descriptor in connections):
+        return
+    name, process = watched[ready[0]]
     host = socket.gethostname()
-    print(
-        f"rank {rank} (process {processes[rank]} on {host}) has died, and the run with it", file=sys.stderr, flush=True
-    )
+    print(f"{name} (process {process} on {host}) has died, and the run with it", file=sys.stderr, flush=True)
     time.sleep(PATIENCE)
-    for descriptor in there:
-        try:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    for descriptor, connection in connections.items():
+        _, process = watched[descriptor]
+        has_ended, _, _ = select.select([connection], [], [], 0)
+        if not has_ended:
+            os.kill(process, signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    watch({int(rank): int(process) for rank, process in (argument.split(":") for argument in sys.argv[1:])})
+    descriptor, ranks = map(int, sys.argv[1:])
+    with socket.socket(fileno=descriptor) as listener, suppress(TimeoutError, ValueError, ProcessLookupError):
+        listener.settimeout(_ARRIVAL)
+        watch(listener, ranks)  # one of them has ended before all had come: launchers notice that

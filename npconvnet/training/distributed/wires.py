@@ -167,17 +167,18 @@ class NCCLWire(Wire):
 
 
 def levels(ranks: Ranks) -> list[list[int]]:
-    """The ranks of this one's machine, and those that have its place on each machine; groups of one are left out.
+    """The ranks of this one's host, and those that have its place on each host; groups of one are left out.
 
-    Where machines have different numbers of ranks, all ranks are one group.
+    Where hosts have different numbers of ranks, all ranks are one group.
     """
-    machines: dict[str, list[int]] = {}
+    hosts: dict[str, list[int]] = {}
     for rank, host in enumerate(ranks.gather(ranks.host)):
-        machines.setdefault(host, []).append(rank)
-    if len({len(machine) for machine in machines.values()}) > 1:
+        hosts.setdefault(host, []).append(rank)
+    if len({len(members) for members in hosts.values()}) > 1:
         return [list(range(ranks.size))]
-    between = [machine[ranks.local_rank] for machine in machines.values()]
-    return [group for group in (machines[ranks.host], between) if len(group) > 1]
+    within = hosts[ranks.host]
+    between = [members[within.index(ranks.rank)] for members in hosts.values()]
+    return [group for group in (within, between) if len(group) > 1]
 
 
 def _in_rows(words: Array, count: int) -> Array:

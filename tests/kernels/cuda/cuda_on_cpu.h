@@ -1,6 +1,7 @@
 // CUDA's words for g++: runs a kernel whose threads do not wait for one another, one thread after the other.
 #pragma once
 #include <cstdio>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -11,6 +12,16 @@ struct dim3 {
     unsigned x, y, z;
 };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// The same bits as a number of another type.
+inline unsigned __float_as_uint(float x) {
+    unsigned bits;
+    return std::memcpy(&bits, &x, sizeof bits), bits;
+}
+inline float __uint_as_float(unsigned bits) {
+    float x;
+    return std::memcpy(&x, &bits, sizeof x), x;
+}
 
 namespace cuda_on_cpu {
 

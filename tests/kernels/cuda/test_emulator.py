@@ -48,6 +48,14 @@ def test_numbers_of_the_types_that_numpy_gives_them(cupy, run, floats):
     np.testing.assert_array_equal(floats.get(), np.array([0, 6, 2**40, 1, 0.1, 0], np.float32))
 
 
+def test_the_bits_of_floats(cupy, run):
+    x, bits = cupy.asarray(np.array([1, -0.0], np.float32)), cupy.zeros(2, np.uint32)
+    run("float* x, unsigned* b", "for (int i : {0, 1}) b[i] = __float_as_uint(x[i]);", x, bits)
+    assert bits.get().tolist() == [0x3F800000, 0x80000000]
+    run("float* x", "x[0] = __uint_as_float(0x7F812345); x[1] = __uint_as_float(1);", x)
+    assert x.get().view(np.uint32).tolist() == [0x7F812345, 1]  # a signalling NaN stays as it is
+
+
 @pytest.mark.parametrize(
     ("parameter", "argument"),
     [

@@ -1,0 +1,35 @@
+// Numbers of 16 bits with the range of float32, as in ../cpu/bfloat16.py.
+//     words[i] = the upper half of x[i], rounded to nearest, ties to even;  x[i] = words[i], followed by 16 zero bits
+// Every element of the result is overwritten, by the one thread that computes it. Nothing else is written.
+
+__device__ unsigned short rounded(float x) {
+    const unsigned bits = __float_as_uint(x), odd = bits >> 16 & 1;  // of two neighbours as near, to the even one
+    return x == x ? (bits + 0x7FFF + odd) >> 16 : 0x7FC0;            // a NaN's bits may carry over
+}
+
+__device__ float extended(unsigned short word) {
+    return __uint_as_float((unsigned)word << 16);
+}
+
+constexpr int PER_THREAD = 4;  // as in bfloat16.py
+
+// A thread's numbers lie blockDim.x apart, so that neighbouring threads read and write neighbouring ones. It asks for
+// several before it needs the first: with one each, too few bytes would be on their way to keep the memory busy.
+template <auto converted, class From, class To>
+__device__ void convert(const From* __restrict__ from, To* __restrict__ to, long long count) {
+#pragma unroll
+    for (int k = 0; k < PER_THREAD; k++) {
+        const long long i = ((long long)blockIdx.x * PER_THREAD + k) * blockDim.x + threadIdx.x;
+        if (i < count) to[i] = converted(from[i]);
+    }
+}
+
+extern "C" __global__ void to_bfloat16(const float* __restrict__ x, unsigned short* __restrict__ words,
+                                       long long count) {
+    convert<rounded>(x, words, count);
+}
+
+extern "C" __global__ void from_bfloat16(const unsigned short* __restrict__ words, float* __restrict__ x,
+                                         long long count) {
+    convert<extended>(words, x, count);
+}
