@@ -10,4 +10,6 @@ python -m pytest -m gpu > "$out/tests.txt" 2>&1
 python bench/data.py --device gpu --against torch > "$out/data.md"
 python bench/train_step.py --device gpu --batch-size 128,256 --model paper --against torch > "$out/train_step.md"
 python bench/train_step.py --device gpu --batch-size 128,256 --model paper --against torch --no-lrn > "$out/train_step_no_lrn.md"
+python -m pytest bench/bench_bfloat16.py --benchmark-only --benchmark-json="$out/bfloat16.json" > "$out/bfloat16.txt" 2>&1
+python bench/scaling.py --device gpu --batch-size 64,128 --results "$out" --figure "$out/scaling.png" > /dev/null
 tail -n +1 "$out"/*.txt "$out"/*.md

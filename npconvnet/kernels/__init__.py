@@ -96,5 +96,6 @@ softmax_cross_entropy_forward = by_device(softmax_cross_entropy.softmax_cross_en
 softmax_cross_entropy_backward = by_device(softmax_cross_entropy.softmax_cross_entropy_backward)
 to_bfloat16 = by_device(bfloat16.to_bfloat16, bfloat16_in_parts.to_bfloat16)
 from_bfloat16 = by_device(bfloat16.from_bfloat16)
+sum_of_words = by_device(bfloat16.sum_of_words, bfloat16_in_parts.sum_of_words)
 sgd_update = by_device(sgd.sgd_update)
 augment = by_device(_augment.augment, augment_in_parallel.augment)

@@ -80,6 +80,7 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "softmax_cross_entropy_backward": lambda draw: ([draw(3, 5), draw.integers(5, 3)], {}),
     "to_bfloat16": lambda draw: ([draw(*X).astype(np.float32)], {}),
     "from_bfloat16": lambda draw: ([draw.integers(2**16, *X).astype(np.uint16)], {}),
+    "sum_of_words": lambda draw: ([draw.integers(2**14, 3, 5).astype(np.uint16)], {}),
     "sgd_update": lambda draw: ([draw(*X), draw(*X), draw(*X), 0.1, 0.9, 5e-4], {}),
     "augment": lambda draw: (
         [draw.pictures(2, 5, 6, 3), some_views()],

@@ -25,3 +25,11 @@ def to_bfloat16(x: Array) -> Array:
 def from_bfloat16(words: Array) -> Array:
     """The numbers, float32, of `words`, uint16; exact."""
     return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def sum_of_words(parts: Array) -> Array:
+    """The words (n,) of the sums of the columns of `parts` (g, n), uint16: in float32, row by row, rounded once."""
+    total = from_bfloat16(parts[0])
+    for part in parts[1:]:
+        total += from_bfloat16(part)
+    return to_bfloat16(total)

@@ -20,7 +20,7 @@ import numpy as np
 
 from npconvnet.backend import Array, array_module, module_of, nccl
 from npconvnet.errors import InputError
-from npconvnet.kernels import from_bfloat16, to_bfloat16
+from npconvnet.kernels import from_bfloat16, sum_of_words, to_bfloat16
 from npconvnet.training.distributed.ranks import MPIRanks, Ranks, wait
 
 WireFormat = Literal["float32", "bfloat16"]
@@ -73,11 +73,8 @@ class Wire(ABC):
         if not groups:
             return words
         group, *others = groups
-        parts = self._all_to_all(group, _in_rows(words, group.size))
-        total = from_bfloat16(parts[0])
-        for part in parts[1:]:  # in the order of ranks
-            total += from_bfloat16(part)
-        part_of_all = self._sum_of_words(to_bfloat16(total), others)
+        part = sum_of_words(self._all_to_all(group, _in_rows(words, group.size)))
+        part_of_all = self._sum_of_words(part, others)
         everyone: Array = self._all_gather(group, part_of_all).reshape(-1)[: len(words)]
         return everyone
 
@@ -182,7 +179,9 @@ def levels(ranks: Ranks) -> list[list[int]]:
 
 
 def _in_rows(words: Array, count: int) -> Array:
-    """(count, n): the `words` in equal parts, the last filled up with zeros."""
-    rows: Array = array_module(words).zeros((count, -(-len(words) // count)), words.dtype)
-    rows.reshape(-1)[: len(words)] = words
-    return rows
+    """(count, n): the `words` in equal parts; where they do not go into such, a copy that zeros fill up."""
+    missing = -len(words) % count
+    if missing:
+        xp = array_module(words)
+        words = xp.concatenate([words, xp.zeros(missing, words.dtype)])
+    return words.reshape(count, -1)

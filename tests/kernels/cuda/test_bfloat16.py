@@ -7,7 +7,7 @@ from npconvnet.backend import to_host, why_no_gpu
 from npconvnet.kernels.cpu import bfloat16 as definition
 from npconvnet.kernels.cuda import bfloat16
 from tests.kernels.cuda import emulator
-from tests.kernels.test_bfloat16 import numbers
+from tests.kernels.test_bfloat16 import numbers, parts_of_all_kinds
 
 WORDS = np.arange(2**16, dtype=np.uint16)
 BLOCK = bfloat16.THREADS * bfloat16.PER_THREAD
@@ -108,3 +108,67 @@ def test_nothing_is_launched_for_no_numbers(cupy, monkeypatch, name):
 def test_other_types_are_refused(cupy, name, dtype):
     with pytest.raises(ValueError, match=f"{name} takes .*, not {np.dtype(dtype)}"):
         getattr(bfloat16, name)(cupy.zeros(5, dtype))
+
+
+# ---- sums ------------------------------------------------------------------------------------------------------------
+
+over_parts = pytest.mark.parametrize(
+    ("rows", "columns"),
+    [(1, 5), (2, BLOCK - 1), (3, BLOCK), (3, BLOCK + 1), (7, 3 * BLOCK + 5), (8, 10_000), (2, 0)],
+)
+ignore_infinities = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in add")
+
+
+def without_subnormals(parts):
+    """Zeros in place of what is below 2⁻¹¹⁹: the last digit of all else is 2⁻¹²⁶ or more, and so is that of sums."""
+    return np.where(parts & 0x7FFF < 0x0400, parts & 0x8000, parts)
+
+
+@ignore_infinities
+@both_orders
+@over_parts
+def test_same_sums(cupy, rng, monkeypatch, backwards, rows, columns):
+    monkeypatch.setattr(emulator, "backwards", backwards)
+    check(cupy, "sum_of_words", parts_of_all_kinds(rng, rows, columns))
+
+
+@ignore_infinities
+@pytest.mark.gpu
+@over_parts
+def test_same_sums_on_a_gpu(gpu, rng, rows, columns):
+    check(gpu, "sum_of_words", without_subnormals(parts_of_all_kinds(rng, rows, columns)))
+
+
+@pytest.mark.gpu
+def test_subnormals_are_zeros_in_sums_on_a_gpu(gpu):
+    """As the docstring has it: 2⁻¹²⁷ + 2⁻¹²⁷, 2⁻¹²⁶ + 2⁻¹²⁷, and 1.5 · 2⁻¹²⁶ − 2⁻¹²⁶."""
+    parts = np.array([[0x0040, 0x0080, 0x00C0], [0x0040, 0x0040, 0x8080]], np.uint16)
+    assert definition.sum_of_words(parts).tolist() == [0x0080, 0x00C0, 0x0040]
+    assert to_host(bfloat16.sum_of_words(gpu.asarray(parts))).tolist() == [0, 0x0080, 0]
+
+
+@ignore_infinities
+@pytest.mark.gpu
+def test_sums_of_more_columns_than_an_int_counts(gpu, rng):
+    last = without_subnormals(parts_of_all_kinds(rng, 2, BLOCK))
+    if gpu.cuda.runtime.memGetInfo()[0] < 15 * 2**30:
+        pytest.skip("needs 15 GiB of free memory on the GPU")
+    parts = gpu.zeros((2, 2**31 + BLOCK), np.uint16)
+    parts[:, 2**31 :] = gpu.asarray(last)
+    sums = bfloat16.sum_of_words(parts)
+    assert_same_bits(to_host(sums[2**31 :]), definition.sum_of_words(last))
+    assert not sums[: 2**31].any()
+
+
+@ignore_infinities
+@pytest.mark.parametrize("view", [lambda x: x[:, ::2], lambda x: x[::-1], lambda x: x.T, lambda x: x[:, 1:]])
+def test_sums_of_arrays_that_are_not_contiguous(cupy, rng, view):
+    parts = parts_of_all_kinds(rng, 6, 999)
+    sums = bfloat16.sum_of_words(view(cupy.asarray(parts)))
+    assert_same_bits(to_host(sums), definition.sum_of_words(view(parts)))
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("i2", (2, 5)), ("f4", (2, 5)), ("u2", (5,)), ("u2", (2, 5, 1))])
+def test_sums_of_anything_else_are_refused(cupy, dtype, shape):
+    with pytest.raises(ValueError):
+        bfloat16.sum_of_words(cupy.zeros(shape, dtype))
