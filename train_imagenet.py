@@ -60,10 +60,10 @@ from npconvnet.visualization.figures.training import draw_filters, draw_training
 
 #: The loss goes into the log every so many steps.
 LOG_EVERY = 10
+#: Seconds between two states of a bar that a launcher passes on.
+BAR_BY_LAUNCHER = 10.0
 #: These options may differ when a run is resumed: they don't change what it computes.
 FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
-#: These may differ between ranks: where the data lie is a matter of each machine, and the first alone writes.
-OF_EACH_RANK = {"data", "output", "resume"}
 
 
 def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -109,7 +109,8 @@ def main(context: click.Context, /, **given: Any) -> None:
     # -- Ranks: the processes that train together. Started alone, this one is the first and the only one
     ranks = join()
     say = click.echo if ranks.is_first else _say_nothing
-    no_bar = None if ranks.is_first else True  # None: a bar on a terminal
+    # One process has bars on a terminal; a launcher takes what ranks write there, and may put it into a file.
+    bars = {"disable": None} if ranks.size == 1 else {"disable": not ranks.is_first, "mininterval": BAR_BY_LAUNCHER}
 
     # -- Options: as given, or those of the run that is resumed
     explicit = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
@@ -120,7 +121,7 @@ def main(context: click.Context, /, **given: Any) -> None:
         options = _completed(given, explicit)
         folder = ranks.from_first(lambda: RunFolder.choose(given["output"], options["model"]))
     device = resolve_device(options["device"])
-    require_same(ranks, lambda: code_facts() | _facts(given, device))
+    require_same(ranks, lambda: code_facts() | _facts(options, device))
     if device == "gpu":
         take_gpu(ranks)
 
@@ -179,7 +180,7 @@ def main(context: click.Context, /, **given: Any) -> None:
         f"{len(data.synsets)} classes ({data.layout}), on the {device}; run folder {folder.path}"
     )
     if max(begun_by, ranks.size) > 1:
-        say(f"{ranks.size} ranks: {batch_size} images a step, at a rate of {highest_rate:g} at most")
+        say(f"number of ranks: {ranks.size}; {batch_size} images a step, at a rate of {highest_rate:g} at most")
 
     def save() -> None:
         """A checkpoint by the first rank, with the pictures that any rank could not read."""
@@ -197,7 +198,7 @@ def main(context: click.Context, /, **given: Any) -> None:
         initial=position.epoch * len(data.train) + position.batch * batch_size,
         unit="image",
         smoothing=0.05,
-        disable=no_bar,
+        **bars,
     )
     with bar, np.errstate(over="ignore", invalid="ignore"):  # the loss and the weights are watched instead
         for epoch in range(position.epoch, options["epochs"]):
@@ -243,7 +244,7 @@ def main(context: click.Context, /, **given: Any) -> None:
             require_finite(network, position)
             require_same(ranks, lambda: weights_facts(network))
             of_validation = tqdm(
-                validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=no_bar
+                validation.in_order(), "validation", validation.batches, unit="batch", leave=False, **bars
             )
             errors = evaluate(network, of_validation, ranks=ranks)
             if not errors.pictures:
@@ -280,7 +281,8 @@ def main(context: click.Context, /, **given: Any) -> None:
                 break
     if stopping and position.epoch < options["epochs"]:
         if ranks.is_first:
-            click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}", err=True)
+            how = "" if ranks.size == 1 else " (and the launcher before it, for several ranks)"
+            click.echo(f"stopped after step {position.step}; go on with: {folder.resume_command}{how}", err=True)
         sys.exit(130)
 
     # -- What came of it
@@ -299,10 +301,9 @@ def _say_nothing(_line: str) -> None:
     """What ranks other than the first say."""
 
 
-def _facts(given: dict[str, Any], device: Device) -> dict[str, Any]:
-    """The options that all ranks must be started with alike, by what a user calls them."""
-    options = {_flag(name): value for name, value in given.items() if name not in OF_EACH_RANK}
-    return options | {"--resume, given or not": given["resume"] is not None, "the device": device}
+def _facts(options: dict[str, Any], device: Device) -> dict[str, Any]:
+    """What all ranks must be asked for alike, by what a user calls it; where the data lie is each machine's business."""
+    return {_flag(name): value for name, value in options.items() if name != "data"} | {"the device": device}
 
 
 def _completed(given: dict[str, Any], explicit: set[str]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ so that such a step is a little slower), and how long sums of several sizes take
 predicts the summed steps. On the CPU it lets nothing overlap: a core that sums does not compute. The ranks of a machine
 share its memory, so that what it starts from is a step of all ranks at once, each for itself.
 
-The result goes to scaling.json, scaling.md and a figure; that of the other device, if it is there, is kept.
+The result overwrites scaling.json and scaling.md in --results, and --figure; what was measured on the other device, if
+it is there, is kept.
 """
 
 from __future__ import annotations
@@ -340,7 +341,9 @@ def conclude(devices: Mapping[str, Any], given: Step | None = None) -> dict[str,
 @click.option(
     "--results", type=click.Path(path_type=Path), default=ROOT / "bench" / "results", help="For scaling.json and .md."
 )
-@click.option("--figure", type=click.Path(path_type=Path), default=ROOT / "docs" / "images" / "scaling.png")
+@click.option(
+    "--figure", type=click.Path(path_type=Path), default=ROOT / "docs" / "images" / "scaling.png", help="Its plot."
+)
 @click.option("--as-rank", hidden=True, help="What a rank is to measure, as JSON.")
 def main(
     device: Device,
@@ -391,7 +394,7 @@ def kept(record: Path) -> dict[str, Any]:
     """What an earlier run measured, by device. Raises InputError where the file is something else."""
     try:
         devices: dict[str, Any] = json.loads(record.read_text())["measured"]
-        conclude(devices)
+        as_markdown(conclude(devices))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:

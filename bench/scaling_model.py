@@ -98,7 +98,7 @@ class Step:
         return max(0.0, end - self.backward)
 
     def faster(self, factor: float) -> Step:
-        """The same on a GPU that computes so many times as fast; memory bounds its update as before."""
+        """The same with forward and backward so many times as fast; memory bounds the update as before."""
         return replace(self, ready=tuple(t / factor for t in self.ready), backward=self.backward / factor)
 
     def images_per_second(self, ranks: int = 1, exposed: float = 0.0) -> float:
@@ -218,7 +218,7 @@ CLUSTERS = (
     Cluster("machines of 8, 400 Gb/s a machine", 8, 1),
 )
 #: The numbers of GPUs that tables show.
-GPUS = 1, 8, 64, 1024
+GPUS = 1, 8, 16, 64, 256, 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,24 @@ from bench.scaling_model import (
     SUMS,
     Cluster,
     Step,
+    bucket_names,
     fit,
     predict,
     rank_counts,
 )
+from npconvnet.models import MODELS
+from npconvnet.network import Network
 from npconvnet.training.distributed.wires import WireFormat
 from npconvnet.visualization.figures.canvas import BLUE, GREY, ORANGE, save_figure
 
-#: How much slower or faster a GPU may be than is assumed.
+#: How many times as fast the forward and backward of a GPU may be.
 FACTORS = 0.25, 1.0, 4.0
+#: What the measurements on a device check of the model.
+OVERLAP = {
+    "cpu": "On the CPU no sum overlaps with the backward, and the model adds them all to the step.",
+    "gpu": "On the GPU sums overlap with the backward, and the model adds what outlasts it.",
+}
+UNCHECKED = "The overlap of sums and backward is the model's alone: no measurement checked it."
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -52,7 +61,7 @@ def _measurements(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
             [
                 str(row["batch_size"]),
                 str(row["ranks"]),
-                f"summed, {row['kind']}" if row["kind"] in SUMS else row["kind"],
+                f"summed, {row['kind']}" if row["kind"] in SUMS else "not summed",
                 f"{row['images_per_second']:.1f}",
                 f"{row['efficiency']:.0%}",
                 "" if row["predicted"] is None else f"{row['predicted']:.1f}",
@@ -61,32 +70,46 @@ def _measurements(found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
             for row in rows
         ],
     )
+    network = MODELS[found["model"]]()
     return "\n\n".join(
         [
             f"## Measured on the {found['device']}",
             f"{found['model']}, medians of {found['repetitions']} rounds; {as_line(found['versions'])}",
             f"    {command}",
+            "Images/s of all ranks together, in training steps whose gradients are summed over the ranks or not, and "
+            "what the model makes of the two tables below. Where 1 rank computes the others idle; efficiency = "
+            f"images/s ÷ (ranks · images/s of 1 rank). {OVERLAP[found['device']]}",
             speeds,
-            *(part for result in found["runs"] for part in _parts(result)),
+            *(part for result in found["runs"] for part in _parts(result, network)),
         ]
     )
 
 
-def _parts(result: Mapping[str, Any]) -> list[str]:
+def _parts(result: Mapping[str, Any], network: Network) -> list[str]:
     """What the model is given of one number of ranks."""
+    ranks = _count(result["ranks"], "rank")
     steps = [Step(**batch["step"]) for batch in result["batches"]]
+    buckets = zip(bucket_names(network), steps[0].buckets, strict=True)
+    events = [
+        *([f"gradients of {', '.join(names)}", f"{size / 1e6:.1f} MB"] for names, size in buckets),
+        ["the backward is over", ""],
+        ["the update is over", ""],
+    ]
+    times = zip(*([*s.ready, s.backward, s.backward + s.update] for s in steps), strict=True)
     parts = [
-        f"When a step of {result['ranks']} ranks has what, milliseconds:",
+        f"When the last of {ranks} has each bucket of gradients (a bucket is summed in one go), in a step that sums "
+        "nothing: milliseconds since the step began.",
         _table(
-            ["images a rank", *(f"bucket of {size / 1e6:.1f} MB" for size in steps[0].buckets), "all", "updated"],
-            [[str(s.batch), *map(_ms, (*s.ready, s.backward, s.backward + s.update))] for s in steps],
+            ["", "size", *(f"{s.batch} images a rank" for s in steps)],
+            [[*event, *map(_ms, row)] for event, row in zip(events, times, strict=True)],
         ),
     ]
     if result["sums"]:
         parts += [
-            "What a sum takes by itself, milliseconds:",
+            f"How long one sum over {ranks} takes while nothing else runs: milliseconds, by the size of the gradients "
+            "in float32; and the line through them, by which the model goes.",
             _table(
-                ["sent as", *(f"{size // 2**10:,} KiB" for size, _ in result["sums"]["float32"]), "line through them"],
+                ["sent as", *(f"{size // 2**10:,} KiB" for size, _ in result["sums"]["float32"]), "line"],
                 [[wire, *(_ms(t) for _, t in times), _line(times)] for wire, times in result["sums"].items()],
             ),
         ]
@@ -104,28 +127,42 @@ def _rounded(x: float) -> str:
 
 def _line(times: Sequence[tuple[int, float]]) -> str:
     line = fit(times)
-    return f"{_ms(line.latency)} + {_ms(line.seconds_per_byte * 2**20)} a MiB"
+    return f"{_ms(line.latency)} ms + {_ms(line.seconds_per_byte * 2**20)} ms a MiB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}"
 
 
 def _predictions(report: Mapping[str, Any]) -> str:
     step = Step(**report["one_gpu"]["step"])
+    checked = any(row["kind"] in SUMS for row in report["compared"].get("gpu", []))
+    overlap = "" if checked else f" **{UNCHECKED}**"
     limits = " and ".join(f"{images:,} ({images // step.batch} GPUs) on {net}" for net, images in LINEAR_RULE.items())
     return "\n\n".join(
         [
             "## Predicted for H100 GPUs",
-            f"The paper's network, {step.batch} images a GPU. **One GPU: {report['one_gpu']['source']}.** Images/s and "
-            f"efficiency beside one GPU; NVLink moves {NVLINK / 1e9:.0f} GB/s each way, a port of 400 Gb/s "
-            f"{PORT / 1e9:.0f}. Formulas, assumptions and their sources are in bench/scaling_model.py.",
+            f"The paper's network, {step.batch} images a GPU. **One GPU: {report['one_gpu']['source']}.**{overlap} "
+            f"NVLink moves {NVLINK / 1e9:.0f} GB/s each way, a port of 400 Gb/s {PORT / 1e9:.0f}. Formulas, "
+            "assumptions and their sources are in bench/scaling_model.py.",
+            "Images/s of all GPUs together and, in brackets, efficiency: images/s of a GPU beside those of one alone. "
+            f"A — stands where no such cluster is: NVLink alone connects {max(c.domain for c in CLUSTERS)} at most.",
             _table(
-                ["", "sent as", *(f"{n} GPU{'s' * (n > 1)}" for n in GPUS)],
+                ["", "sent as", *(_count(n, "GPU") for n in GPUS)],
                 [
                     [row["cluster"], row["wire"], *(_speed(row["images_per_second"], n) for n in GPUS)]
                     for row in report["predicted"]
                 ],
             ),
-            f"Efficiency of {max(GPUS)} GPUs, if one is slower or faster: less hides behind a fast backward.",
+            f"Efficiency of {max(GPUS)} GPUs, if the forward and backward of each were slower or faster (in brackets, "
+            "what one GPU alone would reach; its update, which memory bounds, takes as long as before): less hides "
+            "behind a fast backward.",
             _table(
-                ["", "sent as", *(f"{_rounded(step.faster(f).images_per_second())} images/s" for f in FACTORS)],
+                [
+                    "",
+                    "sent as",
+                    *(f"{f:g} × as fast ({_rounded(step.faster(f).images_per_second())} images/s)" for f in FACTORS),
+                ],
                 [
                     [c.name, wire, *(f"{_efficiencies(step.faster(f), [max(GPUS)], c, wire)[0]:.0f}%" for f in FACTORS)]
                     for c in CLUSTERS
@@ -188,7 +225,7 @@ def _draw_cluster(speed: Axes, efficiency: Axes, cluster: Cluster, step: Step) -
         speed.plot(counts, [predict(step, n, cluster, wire) for n in counts], **look)
         efficiency.plot(counts, _efficiencies(step, counts, cluster, wire), label=f"gradients in {wire}", **look)
     slower, _, faster = (_efficiencies(step.faster(factor), counts, cluster, "float32") for factor in FACTORS)
-    words = f"float32, if one GPU were {FACTORS[0]:g} to {FACTORS[-1]:g} times as fast"
+    words = f"float32, forward and backward {FACTORS[0]:g} to {FACTORS[-1]:g} times as fast"
     efficiency.fill_between(counts, slower, faster, color=BLUE, alpha=0.12, linewidth=0, label=words)
     ideal: dict[str, Any] = {"color": GREY, "linestyle": ":", "zorder": 0}
     speed.plot(counts, [n * step.images_per_second() for n in counts], **ideal)

@@ -57,6 +57,6 @@ def test_evaluate_localization(pictures, checkpoint, tmp_path):
 
 def test_other_options_are_refused(pictures, checkpoint):
     command = ["-m", "npconvnet.cli", "evaluate", checkpoint, "--data", pictures]
-    done = on_ranks(1, *command, "--views", 10, ":", "-n", 1, sys.executable, *command)
+    done = on_ranks(1, *command, "--views", 10, "--batch-size", 3, ":", "-n", 1, sys.executable, *command)
     assert done.returncode == 2
-    assert "it differs in --views (1, not 10)" in done.stderr
+    assert "it differs in --views (1, not 10), --batch-size (64, not 3)" in done.stderr

@@ -116,6 +116,16 @@ def test_bfloat16_on_the_wire(toy, by_two, tmp_path):
     assert not np.array_equal(losses(rounded), losses(by_two))
 
 
+def test_leaves_no_shared_memory(toy, tmp_path):
+    """MPICH does, where ranks are ended."""
+    before = set(Path("/dev/shm").glob("mpich*"))
+    assert run(*rank(*small(tmp_path / "nowhere", tmp_path / "run", 4), count=2)).returncode == 2
+    deadline = time.monotonic() + 10
+    while set(Path("/dev/shm").glob("mpich*")) - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_leaves_what_one_rank_leaves(alone, by_two):
     """One rank writes, and writes all."""
     assert {path.name for path in by_two.iterdir()} == {path.name for path in alone.iterdir()}
@@ -129,7 +139,7 @@ def test_leaves_what_one_rank_leaves(alone, by_two):
 def test_says_what_the_ranks_make_of_batch_and_rate(toy, tmp_path):
     done = run(*rank(*small(toy, tmp_path / "run", 8, "--learning-rate", 0.01, epochs=1), count=2))
     assert done.returncode == 0, done.stderr
-    assert "2 ranks: 16 images a step, at a rate of 0.02 at most" in done.stdout
+    assert "number of ranks: 2; 16 images a step, at a rate of 0.02 at most" in done.stdout
     assert done.stdout.count("final validation error") == 1
 
 
@@ -191,7 +201,7 @@ def test_a_killed_rank_ends_the_job_and_another_number_goes_on(toy, alone, tmp_p
 
     done = run(*rank("--resume", folder, count=survivors))
     assert done.returncode == 0, done.stderr
-    assert f"{survivors} ranks: 6 images a step" in done.stdout
+    assert f"number of ranks: {survivors}; 6 images a step" in done.stdout
     assert_alike(folder, alone)  # with the pictures of that epoch each seen once
 
 
@@ -243,6 +253,8 @@ def test_other_options_are_refused(toy, tmp_path):
     assert "rank 1 on " in line
     for difference in ("--batch-size (5, not 4)", "--seed (1, not 0)", "--crop (False, not True)"):
         assert difference in line
+    without = small(toy, tmp_path / "run", 4)[:-2]
+    assert "--batch-size (16, not 4)" in refused(*rank(*small(toy, tmp_path / "run", 4)), ":", *rank(*without))
     assert not (tmp_path / "run").exists()
 
 
@@ -252,7 +264,15 @@ def test_other_data_are_refused(toy, tmp_path):
     pictures = sorted((other / "ILSVRC/Data/CLS-LOC/train").rglob("*.JPEG"))
     pictures[3].rename(pictures[3].with_stem("renamed"))
     line = refused(*rank(*small(toy, tmp_path / "run", 4)), ":", *rank(*small(other, tmp_path / "run", 4)))
-    assert "it differs in the images of the data" in line
+    assert "it differs in the names or classes of the images" in line
+
+
+def test_data_that_only_one_could_prepare_are_refused(toy, tmp_path):
+    """Its cache is full, or can't be written."""
+    options = small(toy, tmp_path / "run", 4)
+    line = refused(*rank(*options), ":", "-env", "XDG_CACHE_HOME", "/dev/null/cache", *rank(*options))
+    assert "it differs in whether the data are prepared (False, not True)" in line
+    assert "names" not in line
 
 
 def test_other_code_is_refused(toy, tmp_path):
@@ -262,6 +282,12 @@ def test_other_code_is_refused(toy, tmp_path):
         file.write("# changed\n")
     options = small(toy, tmp_path / "run", 4)
     line = refused(*rank(*options), ":", *rank(*options, script=script))
+    assert "it differs in npconvnet's code" in line
+
+    changed = tmp_path / "changed.py"
+    changed.write_text(SCRIPT.read_text() + "# changed\n")
+    both = "-env", "PYTHONPATH", str(SCRIPT.parent)
+    line = refused(*both, *rank(*options), ":", *both, *rank(*options, script=changed))
     assert "it differs in npconvnet's code" in line
 
 

@@ -57,7 +57,8 @@ def evaluate(checkpoint: Path, data: Path, batch_size: int, as_json: bool, views
     ranks = join_on(device)
     network = network_of(checkpoint, device)
     found = open_data(data, network.preprocessing)
-    require_same(ranks, lambda: code_facts() | data_facts(found) | weights_facts(network) | {"--views": views})
+    options = {"--views": views, "--batch-size": batch_size}
+    require_same(ranks, lambda: code_facts() | data_facts(found) | weights_facts(network) | options)
     if found.note and ranks.is_first:
         click.echo(found.note, err=True)
     labels = places_of_classes(network, found)[found.validation.labels]

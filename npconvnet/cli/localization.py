@@ -158,8 +158,8 @@ def evaluate_localization(
     from npconvnet.weak_localization import evaluate
 
     figure = output or results.with_suffix(".png")
-    require_outputs([results, figure], [weights])
     ranks = join_on(device)
+    ranks.from_first(lambda: require_outputs([results, figure], [weights]))  # it alone writes
     run = evaluate.Run(weights, resolve_device(device), _cut_options(**cut), seed, ranks.local_rank)  # type: ignore[arg-type]
     if holds_shards(data):
         raise InputError(f"{data}: prepared squares, and boxes are searched in whole pictures; give the original data")

@@ -32,10 +32,8 @@ class SGD:
             rate, decay = (BIAS_RATE * learning_rate, 0.0) if is_bias else (learning_rate, self.weight_decay)
             kernels.sgd_update(w, velocity, dw, rate, self.momentum, decay)
 
-        if any(map(is_on_gpu, self.velocities.values())):
-            for (
-                part
-            ) in self._parts():  # other threads don't know which GPU is theirs, and one call follows the other there
+        if self.network.device == "gpu":  # other threads don't know which GPU is theirs, and there one suffices
+            for part in self._parts():
                 update(part)
         else:
             in_parallel(update, self._parts())

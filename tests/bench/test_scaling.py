@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from bench import measuring, scaling
+from bench import measuring, scaling, scaling_report
 from bench.scaling_model import SUMS, Step, predictions
 from npconvnet.cli import run
 from npconvnet.errors import InputError
@@ -74,7 +74,19 @@ def test_two_ranks(two_ranks, places):
 def test_predictions_say_that_one_gpu_is_assumed(two_ranks):
     text, found = two_ranks
     assert "One GPU: ASSUMED, not measured: 23,500 images/s, 10% of the peak of an H100" in text
+    assert scaling_report.UNCHECKED in text
     assert found["predicted"] == json.loads(json.dumps(predictions(Step(**found["one_gpu"]["step"]))))
+
+
+def test_tables_name_what_a_reader_has_to_know(two_ranks):
+    text, found = two_ranks
+    assert "| gradients of fc8.bias, fc8.weight, fc7.bias" in text
+    assert "| 2 | 1 | not summed |" in text
+    (header,) = [line for line in text.splitlines() if "| 1 GPU |" in line]
+    assert "| 8 GPUs | 16 GPUs | 64 GPUs | 256 GPUs | 1024 GPUs |" in header
+    for factor in scaling_report.FACTORS:
+        speed = Step(**found["one_gpu"]["step"]).faster(factor).images_per_second()
+        assert f"{factor:g} × as fast ({float(f'{speed:.3g}'):,.0f} images/s)" in text
 
 
 def test_one_gpu_as_given(two_ranks, places):
@@ -86,17 +98,18 @@ def test_one_gpu_as_given(two_ranks, places):
 def test_one_gpu_as_measured(two_ranks, tmp_path):
     """What a GPU took is kept beside the CPU's, and counts."""
     _, found = two_ranks
-    step = {"batch": 64, "buckets": [8, 4], "ready": [0.25, 0.5], "backward": 0.5, "update": 0.5}
+    step = {"batch": 64, "buckets": [8] * 5, "ready": [0, 0, 0, 0.25, 0.5], "backward": 0.5, "update": 0.5}
     seconds = {scaling.ALONE: 1.0, "float32": 1.25}
-    sums = {"float32": [[1024, 0.25], [2048, 0.25]]}
+    sums = {"float32": [[1024, 0.125], [2048, 0.125]]}
     runs = [{"ranks": 2, "batches": [{"seconds": seconds, "step": step}], "sums": sums}]
     found["measured"]["gpu"] = found["measured"]["cpu"] | {"model": "paper", "device": "gpu", "runs": runs}
     (tmp_path / "scaling.json").write_text(json.dumps(found))
     text, found = report("--no-measure", "--results", str(tmp_path), "--figure", str(tmp_path / "f.png"))
     assert "One GPU: measured, 64 images/s" in text
+    assert scaling_report.UNCHECKED not in text
     summed = found["compared"]["gpu"][-1]
     assert summed["efficiency"] == 0.8
-    assert summed["predicted"] == pytest.approx(128 / 1.25)  # a sum of 0.25 s hides, the other does not
+    assert summed["predicted"] == pytest.approx(128 / 1.125)  # of five sums of 0.125 s only the last does not hide
 
 
 def test_one_rank_needs_no_mpi(tmp_path, monkeypatch, quick_ranks):
@@ -104,7 +117,7 @@ def test_one_rank_needs_no_mpi(tmp_path, monkeypatch, quick_ranks):
     places = ["--results", str(tmp_path), "--figure", str(tmp_path / "f.png")]
     text, found = report(*QUICK[:-1], "1", *places)
     assert [row["kind"] for row in found["compared"]["cpu"]] == [scaling.ALONE] * 2
-    assert "What a sum takes" not in text
+    assert "How long one sum" not in text
 
 
 @pytest.mark.parametrize(

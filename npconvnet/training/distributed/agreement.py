@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,22 +49,27 @@ def take_gpu(ranks: Ranks) -> None:
 
 
 def code_facts() -> dict[str, Any]:
-    """The versions of what computes, and a checksum of npconvnet's sources."""
-    root = Path(npconvnet.__file__).parent
+    """The versions of what computes, and a checksum of npconvnet's sources and of the script that runs."""
+    root, script = Path(npconvnet.__file__).parent, Path(sys.argv[0])
     sources = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cu", ".cuh"))
-    code = xxhash.xxh3_64()
+    code = xxhash.xxh3_64(script.read_bytes() if script.is_file() else b"")
     for path in sources:
         code.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return {"npconvnet's code": code.hexdigest(), "Python": platform.python_version(), "NumPy": np.__version__}
 
 
 def data_facts(data: Data) -> dict[str, Any]:
-    """What the data set is made of; where it lies is every rank's own business."""
+    """What the data set is made of: pictures are compared where they are prepared, and by name and class elsewhere.
+
+    Where they lie is every rank's own business.
+    """
     return {
         "the classes of the data": [synset.wnid for synset in data.synsets],
         "the number of training images": len(data.train),
         "the number of validation images": len(data.validation),
-        "the images of the data": data.source or [_names(data.train), _names(data.validation)],
+        "whether the data are prepared": data.source is not None,
+        "the names or classes of the images": [_names(data.train), _names(data.validation)],
+        "the images that were prepared": data.source,
     }
 
 

@@ -97,8 +97,14 @@ def join() -> Ranks:
 
     Raises InputError where it was, but MPI is not installed, or is not that of the launcher.
     """
-    if not enter_mpi():
-        return ALONE
+    ranks = _world() if enter_mpi() else ALONE
+    if isinstance(ranks, MPIRanks):
+        ranks.meet()
+    return ranks
+
+
+@cache
+def _world() -> Ranks:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -106,8 +112,8 @@ def join() -> Ranks:
             f"started as one of several ranks, and MPI does not load ({error}); run: pip install 'npconvnet[mpi]'"
         ) from error
     if MPI.COMM_WORLD.size == 1:
-        started = max(int(os.environ.get(name, 1)) for name in _SIZES)
-        if started > 1:
+        started = next(filter(None, map(os.environ.get, _SIZES)), "1")
+        if started != "1":
             raise InputError(
                 f"{started} ranks were started, and MPI knows of this one alone: mpi4py has loaded another MPI than "
                 "the launcher's; start them by the mpiexec beside python, or see docs/cluster.md"
@@ -119,7 +125,7 @@ def join() -> Ranks:
 def fail(line: str, status: int) -> NoReturn:
     """Prints `line` and ends this process, and all that it was started with, with exit status `status`."""
     try:
-        ranks = join() if started_by_mpi() else ALONE
+        ranks = _world() if started_by_mpi() else ALONE
     except InputError:
         ranks = ALONE
     ranks.fail(line, status)
@@ -131,19 +137,22 @@ class MPIRanks(Ranks):
     def __init__(self, communicator: Any) -> None:
         self.communicator = communicator
         self.rank, self.size = communicator.rank, communicator.size
+        self._watch = Watch()
+        sys.excepthook = self._fail_with_traceback
+
+    def meet(self) -> None:
+        """Finds out who is on which machine, and has it watched; all ranks call it, once and first."""
         everyone = self.gather((_machine(), _cores()))
         here = [rank for rank, (machine, _) in enumerate(everyone) if machine == _machine()]
         self.local_rank = here.index(self.rank)
         self.on_the_same_cores = sum(not _cores().isdisjoint(everyone[rank][1]) for rank in here)
-        self._watch = Watch()
         addresses = self.gather(self._watch.begin(len(here)) if self.local_rank == 0 else None)
         self._watch.join(addresses[here[0]], self.rank)
-        sys.excepthook = self._fail_with_traceback
         atexit.register(self._leave)
 
     def gather(self, x: T) -> list[T]:
         """By pickle."""
-        self._meet()
+        self._wait_for_all()
         everyone: list[T] = self.communicator.allgather(x)
         return everyone
 
@@ -157,7 +166,7 @@ class MPIRanks(Ranks):
     def from_first(self, make: Callable[[], T]) -> T:
         """By pickle."""
         made = make() if self.is_first else None
-        self._meet()
+        self._wait_for_all()
         of_first: T = self.communicator.bcast(made)
         return of_first
 
@@ -165,9 +174,9 @@ class MPIRanks(Ranks):
         """All others at once."""
         if self.is_first:
             made = make()
-            self._meet()
+            self._wait_for_all()
             return made
-        self._meet()
+        self._wait_for_all()
         return make()
 
     def copy_from_first(self, arrays: Iterable[Array]) -> None:
@@ -214,14 +223,14 @@ class MPIRanks(Ranks):
             yield from arrived()
             time.sleep(PAUSE)
 
-    def _meet(self) -> None:
+    def _wait_for_all(self) -> None:
         """Returns when all ranks have come here. What blocks in MPI keeps a core busy; this does not."""
         wait(self.communicator.Ibarrier())
 
     def _leave(self) -> None:
-        self._meet()
-        self._watch.stop()
-        self._meet()
+        self._wait_for_all()
+        self._watch.end(well=True)
+        self._wait_for_all()
 
     def _fail_with_traceback(
         self, kind: type[BaseException], error: BaseException, where: TracebackType | None
@@ -232,7 +241,7 @@ class MPIRanks(Ranks):
         print(f"rank {self.rank} on {self.host}: {line}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        self._watch.stop()
+        self._watch.end(well=False)
         time.sleep(DELIVERY)
         self.communicator.Abort(status)
         os._exit(status)  # MPICH comes back from there while its launcher ends the others

@@ -83,6 +83,11 @@ class MPIWire(Wire):
     """Non-blocking collectives, in a thread that looks after them: MPI gets on only while it is looked at."""
 
     def __init__(self, ranks: MPIRanks, form: WireFormat) -> None:
+        """Raises InputError where MPI does not let several threads call it."""
+        from mpi4py import MPI
+
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise InputError("this MPI is not for threads (MPI_THREAD_MULTIPLE); use another: pip install mpich")
         super().__init__(ranks, form)
         self._thread = ThreadPoolExecutor(1, "npconvnet-reduction")
 

@@ -155,7 +155,7 @@ def test_the_process_outlives_the_rank_that_began_it():
 
 
 def test_a_rank_that_ends_in_peace():
-    done = subprocess.run([sys.executable, "-c", RANK + "watch.stop(); watch.stop()"], **CAPTURED)
+    done = subprocess.run([sys.executable, "-c", RANK + "watch.end(well=True); watch.end(well=True)"], **CAPTURED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -175,4 +175,4 @@ def test_a_system_that_cannot_watch(monkeypatch):
     nobody = Watch()
     assert nobody.begin(1) is None
     nobody.join(None, 0)
-    nobody.stop()
+    nobody.end(well=True)
