@@ -302,7 +302,7 @@ def _say_nothing(_line: str) -> None:
 
 
 def _facts(options: dict[str, Any], device: Device) -> dict[str, Any]:
-    """What all ranks must be asked for alike, by what a user calls it; where the data lie is each machine's business."""
+    """What all ranks must be asked for alike, by what a user calls it; where data lie is each machine's business."""
     return {_flag(name): value for name, value in options.items() if name != "data"} | {"the device": device}
 
 
