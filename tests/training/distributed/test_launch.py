@@ -1,6 +1,8 @@
 """Real processes as torchrun, srun and Kubernetes start them; and the environments that they would see."""
 
+import json
 import os
+import re
 import select
 import signal
 import socket
@@ -50,6 +52,7 @@ if sys.argv[1] == "wait":
     sys.exit(130 if len(stops) == 1 else f"stopped by {stops}")
 if sys.argv[1] == "die" and world.rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(0.3)  # what was written is passed on, before a failure ends all
 sys.exit(int(sys.argv[1]) if sys.argv[1].isdigit() else 0)
 """
 
@@ -64,9 +67,14 @@ def bare_environment():
 
 @pytest.fixture
 def port():
-    """A MASTER_PORT after which there is a free port."""
-    with socket.create_server(("", 0)) as server:
-        return server.getsockname()[1] - 1
+    """A MASTER_PORT that is free, as the one after it is; the system gives these to nobody by itself."""
+    for port in range(20000 + os.getpid() % 5000, 30000, 2):
+        try:
+            with socket.create_server(("", port)), socket.create_server(("", port + 1)):
+                return port
+        except OSError:
+            continue
+    raise AssertionError("no free ports")
 
 
 @pytest.fixture
@@ -243,8 +251,10 @@ def test_torchrun_inside_srun_comes_before_srun(environment):
         ({"MASTER_PORT": "65535"}, ":65535"),
         ({"MASTER_PORT": "0"}, ":0"),
         ({"MASTER_ADDR": ""}, "MASTER_ADDR"),
-        ({"MASTER_ADDR": None}, "MASTER_ADDR"),
-        ({"MASTER_PORT": None}, "MASTER_PORT is not set"),
+        ({"MASTER_ADDR": None}, "without MASTER_ADDR; set"),
+        ({"MASTER_PORT": None}, "without MASTER_PORT; set"),
+        ({"RANK": None, "MASTER_ADDR": None}, "without RANK, MASTER_ADDR; set"),
+        ({"WORLD_SIZE": None, "MASTER_PORT": None}, "without WORLD_SIZE, MASTER_PORT; set"),
     ],
     ids=str,
 )
@@ -257,14 +267,26 @@ def test_rubbish_is_named_in_one_line(environment, changed, named):
     assert "\n" not in str(raised.value)
 
 
+def test_a_step_of_slurm_that_is_not_told_in_full_is_named(environment):
+    variables = slurm_task(1)
+    del variables["SLURM_PROCID"], variables["SLURM_STEP_NODELIST"]
+    environment(**variables)
+    with pytest.raises(InputError, match="without SLURM_PROCID, SLURM_STEP_NODELIST; set"):
+        enter_mpi()
+
+
 def test_without_hydra_the_way_out_is_named(environment, monkeypatch, tmp_path):
     environment(**as_torchrun(1, 4, 29500), PATH=tmp_path)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(InputError, match=r"rank 1 of 4 was not started by MPI.*pip install mpich"):
+    with pytest.raises(InputError, match=r"rank 1 of 4 was not started by MPI.*pip install mpi4py mpich, or"):
         enter_mpi()
 
 
 # ---- The ranks meet -------------------------------------------------------------------------------------------------
+
+
+def greeting(rank, size, *arguments):
+    return json.dumps([rank, size, arguments]) + "\n"
 
 
 def greet(port, line):
@@ -279,35 +301,75 @@ def greet(port, line):
         return connection
 
 
-def test_rank_0_names_those_who_do_not_come(environment, monkeypatch, port):
-    environment(**as_torchrun(0, 5, port))
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(launch, "_SILENCE", 0.5)
     monkeypatch.setattr(launch, "PATIENCE", 1.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_rank_0_names_those_who_do_not_come(environment, monkeypatch, port, capsys):
+    environment(**as_torchrun(0, 5, port))
+    monkeypatch.setattr(sys, "argv", ["script.py", "0"])
     calls: list[socket.socket] = []
-    caller = threading.Thread(target=lambda: calls.extend(greet(port, f"{rank} 5\n") for rank in (2, 4)))
+    caller = threading.Thread(target=lambda: calls.extend(greet(port, greeting(rank, 5, "0")) for rank in (2, 4)))
     caller.start()
     with pytest.raises(InputError, match=r"of 5 ranks, 1, 3 did not come to 127.0.0.1:\d+ within 1 seconds"):
         enter_mpi()
     caller.join()
     for call in calls:
         call.close()
+    assert capsys.readouterr().err == f"waiting at 127.0.0.1:{port + 1} for ranks 1, 3 (of 5)\n"
 
 
-def test_a_rank_names_rank_0_where_that_one_does_not_come(environment, monkeypatch, port):
-    environment(**as_torchrun(3, 5, port))
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
-    with pytest.raises(InputError, match=f"rank 3 did not reach rank 0 at 127.0.0.1:{port + 1}"):
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("address", "reason"), [("127.0.0.1", "refused"), ("node1.invalid", r"\[Errno"), ("node1..", "label")]
+)
+def test_a_rank_names_rank_0_where_that_one_does_not_come(environment, port, capsys, address, reason):
+    environment(**as_torchrun(3, 5, port, MASTER_ADDR=address))
+    with pytest.raises(InputError, match=rf"rank 3 did not reach rank 0 at {address}:{port + 1}.*{reason}"):
         enter_mpi()
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"waiting for rank 0 at {address}:{port + 1} \(.*{reason}.*\)\n", said)
 
 
-def test_a_rank_ends_when_rank_0_hangs_up(environment, port):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (greeting(1, 3, "a", "b"), "rank 1 was started as one of 3 ranks, rank 0 as one of 2"),
+        (greeting(2, 3, "a", "b"), "rank 2 was started as one of 3 ranks, rank 0 as one of 2"),
+        (greeting(1, 2, "a", "c"), "rank 1 was started with ['a', 'c'], rank 0 with ['a', 'b']; "),
+        (greeting(1, 2, "b", "b"), "rank 1 was started with ['b'], rank 0 with ['a']; "),
+        (greeting(1, 2, "a"), "rank 1 was started with ['a'], rank 0 with ['a', 'b']; "),
+        (
+            greeting(1, 2, "a", "b", "\x1b\n\udcff"),
+            r"rank 1 was started with ['b', '\x1b\n\udcff'], rank 0 with ['b']; ",
+        ),
+        (greeting(1, 2, "a", "x" * 1000), f"rank 1 was started with ['a', '{'x' * 193}, rank 0 with ['a', 'b']; "),
+        (greeting(1, 2, "a", {"b": []}), "rank 1 was started with ['a', {'b': []}], rank 0 with ['a', 'b']; "),
+    ],
+)
+def test_rank_0_refuses_a_rank_that_was_started_otherwise(environment, monkeypatch, port, line, message):
+    environment(**as_torchrun(0, 2, port))
+    monkeypatch.setattr(sys, "argv", ["script.py", "a", "b"])
+    threading.Thread(target=lambda: greet(port, line).close()).start()
+    with pytest.raises(InputError) as raised:
+        enter_mpi()
+    assert str(raised.value).startswith(message)
+    assert str(raised.value).isprintable()
+
+
+def test_a_rank_ends_when_rank_0_hangs_up(environment, monkeypatch, port):
     environment(**as_torchrun(3, 5, port))
     with socket.create_server(("", port + 1)) as server:
 
         def refuse():
             connection, _ = server.accept()
-            assert connection.recv(64) == b"3 5\n"
+            assert connection.recv(64) == b'[3, 5, ["a b", "\\udcff"]]\n'
             connection.close()
 
+        monkeypatch.setattr(sys, "argv", ["script.py", "a b", "\udcff"])
         threading.Thread(target=refuse).start()
         with pytest.raises(InputError, match="has hung up on rank 3"):
             enter_mpi()
@@ -324,9 +386,18 @@ def test_rank_0_names_a_port_that_is_taken(environment, port):
 
 def test_strangers_and_ranks_that_start_again_do_no_harm(start, port):
     first = start("0", variables=as_torchrun(0, 3, port))
-    for line in ("GET / HTTP/1.0\r\n\r\n", "1 2\n", "0 3\n", "3 3\n", "\xff" * 100, ""):
+    of_no_rank = [
+        greeting(0, 3),
+        greeting(3, 3),
+        greeting(-1, 3),
+        greeting("1", 3),
+        greeting(1.0, 3),
+        "[1, 3]\n",
+        "1\n",
+    ]
+    for line in ("GET / HTTP/1.0\r\n\r\n", "[" * 100000 + "\n", "9" * 10000 + "\n", "\xff" * 100, "", *of_no_rank):
         greet(port, line).close()
-    greet(port, "1 3\n").close()  # a process of rank 1 that ends too early
+    greet(port, greeting(1, 3, "0")).close()  # a process of rank 1 that ends too early
     others = [start("0", variables=as_torchrun(rank, 3, port)) for rank in (2, 1)]
     statuses, written, error = outcome([first, *others])
     assert statuses == [0, 0, 0], error
@@ -353,6 +424,15 @@ def test_each_rank_keeps_the_cores_it_was_given(start, port):
     second = start("0", variables=as_torchrun(1, 2, port), preexec_fn=lambda: os.sched_setaffinity(0, {min(all_cores)}))
     _, lines, _ = outcome([first, second])
     assert [int(line.split()[4]) for line in lines] == [len(all_cores), 1]
+
+
+def test_a_rank_with_other_arguments_is_refused(start, port):
+    started = [start("0", "--seed", seed, variables=as_torchrun(rank, 2, port)) for rank, seed in enumerate("79")]
+    statuses, lines, error = outcome(started)
+    assert statuses == [1, 1]
+    assert lines == []
+    assert "error: rank 1 was started with ['--seed', '9'], rank 0 with ['--seed', '7']; " in error
+    assert "has hung up on rank 1" in error
 
 
 def test_the_exit_status_of_a_rank_is_that_of_the_job(start, port):
@@ -387,9 +467,9 @@ def test_torchrun_inside_srun_with_an_mpi_plugin(start, port):
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_torchrun(script, status):
+def test_torchrun(script, port, status):
     pytest.importorskip("torch")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     done = subprocess.run(
         [*torchrun, script, str(status)],
         env=bare_environment() | {"WHO": "who"},
