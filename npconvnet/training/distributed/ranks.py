@@ -108,8 +108,9 @@ def _world() -> Ranks:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
+        reason, *_ = str(error).splitlines() or [""]
         raise InputError(
-            f"started as one of several ranks, and MPI does not load ({error}); run: pip install 'npconvnet[mpi]'"
+            f"started as one of several ranks, and MPI does not load ({reason}); run: pip install mpi4py mpich"
         ) from error
     if MPI.COMM_WORLD.size == 1:
         started = next(filter(None, map(os.environ.get, _SIZES)), "1")
