@@ -109,8 +109,8 @@ def main(context: click.Context, /, **given: Any) -> None:
     # -- Ranks: the processes that train together. Started alone, this one is the first and the only one
     ranks = join()
     say = click.echo if ranks.is_first else _say_nothing
-    # One process has bars on a terminal; a launcher takes what ranks write there, and may put it into a file.
-    bars = {"disable": None} if ranks.size == 1 else {"disable": not ranks.is_first, "mininterval": BAR_BY_LAUNCHER}
+    # One process has bars on a terminal. What ranks write may go into a file: the first has one bar, which moves seldom.
+    no_bar = None if ranks.size == 1 else True
 
     # -- Options: as given, or those of the run that is resumed
     explicit = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
@@ -198,7 +198,8 @@ def main(context: click.Context, /, **given: Any) -> None:
         initial=position.epoch * len(data.train) + position.batch * batch_size,
         unit="image",
         smoothing=0.05,
-        **bars,
+        mininterval=0.1 if ranks.size == 1 else BAR_BY_LAUNCHER,
+        disable=no_bar if ranks.size == 1 else not ranks.is_first,
     )
     with bar, np.errstate(over="ignore", invalid="ignore"):  # the loss and the weights are watched instead
         for epoch in range(position.epoch, options["epochs"]):
@@ -244,7 +245,7 @@ def main(context: click.Context, /, **given: Any) -> None:
             require_finite(network, position)
             require_same(ranks, lambda: weights_facts(network))
             of_validation = tqdm(
-                validation.in_order(), "validation", validation.batches, unit="batch", leave=False, **bars
+                validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=no_bar
             )
             errors = evaluate(network, of_validation, ranks=ranks)
             if not errors.pictures:
