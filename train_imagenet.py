@@ -109,7 +109,7 @@ def main(context: click.Context, /, **given: Any) -> None:
     # -- Ranks: the processes that train together. Started alone, this one is the first and the only one
     ranks = join()
     say = click.echo if ranks.is_first else _say_nothing
-    # One process has bars on a terminal. What ranks write may go into a file: the first has one bar, which moves seldom.
+    # One process has bars on a terminal. What ranks write may go into a file: there is one bar, which moves seldom.
     no_bar = None if ranks.size == 1 else True
 
     # -- Options: as given, or those of the run that is resumed
