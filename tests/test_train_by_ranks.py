@@ -16,9 +16,9 @@ import pytest
 from npconvnet.data.toy import make_toy
 from npconvnet.training.log import read_log
 from npconvnet.weights import read_file
+from tests.training.distributed.mpi import MPIEXEC
 
 SCRIPT = Path(__file__).parent.parent / "train_imagenet.py"
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
 #: Small, so that rounding stays rounding: at larger rates it decides, after some steps, which of two numbers is the
 #: maximum of a window, and from there on runs differ as those of two BLAS do.
 RATE = 3e-4

@@ -10,11 +10,10 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
-import xxhash
 from filelock import FileLock, Timeout
 
 from npconvnet.data.ilsvrc import Dataset
-from npconvnet.data.shards.manifest import PLAN
+from npconvnet.data.shards.manifest import PLAN, checksum
 from npconvnet.data.shards.preparing import prepare
 from npconvnet.data.shards.reading import PreparedDataset, open_prepared
 from npconvnet.errors import InputError
@@ -88,4 +87,4 @@ def _state(dataset: Dataset) -> Iterator[str]:
 
 
 def _hash(*lines: str) -> str:
-    return xxhash.xxh3_64_hexdigest("\n".join(lines).encode("utf-8", "surrogateescape"))
+    return checksum("\n".join(lines).encode("utf-8", "surrogateescape"))

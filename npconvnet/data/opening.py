@@ -23,7 +23,8 @@ class Data:
     """The pictures of a data set as squares: those to train on, and those to test with.
 
     `root` is what the user named, and `layout` that of the original. `note` says what needs saying, or is empty. Of a
-    prepared data set the `colours` of all training pictures are known, and `source`, a checksum of what it was made of.
+    prepared data set the `colours` of all training pictures are known, and checksums: `source` of what the original
+    lists (names and labels), and `pictures` of the squares.
     """
 
     root: Path
@@ -34,6 +35,7 @@ class Data:
     validation: Source
     colours: ColourStatistics | None = None
     source: str | None = None
+    pictures: str | None = None
 
 
 def open_data(root: Path, preprocessing: Preprocessing) -> Data:
@@ -83,6 +85,7 @@ def _prepared(prepared: PreparedDataset, root: Path, preprocessing: Preprocessin
         prepared.validation,
         manifest.colours,
         manifest.source,
+        manifest.pictures,
     )
 
 

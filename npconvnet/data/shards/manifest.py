@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +34,14 @@ _FORMAT = "npconvnet shards 1"
 def checksum(data: bytes | memoryview) -> str:
     """XXH3 of 64 bits, as 16 hexadecimal digits."""
     return xxhash.xxh3_64_hexdigest(data)
+
+
+def checksum_of_list(images: Iterable[tuple[str, int]]) -> str:
+    """The same of what a data set lists: names and labels, of the training images and then of the others."""
+    digest = xxhash.xxh3_64()
+    for name, label in images:
+        digest.update(f"{name}\0{label}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,11 @@ class Manifest:
     unreadable: int
     shards: Mapping[SplitName, tuple[Shard, ...]]
     files: Mapping[str, File]
+
+    @property
+    def pictures(self) -> str:
+        """A checksum of all squares."""
+        return checksum("".join(shard.file.checksum for split in SPLITS for shard in self.shards[split]).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

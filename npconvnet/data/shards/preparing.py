@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from filelock import FileLock, Timeout
 from safetensors.numpy import save
 from tqdm import tqdm
@@ -39,6 +38,7 @@ from npconvnet.data.shards.manifest import (
     Shard,
     SplitName,
     checksum,
+    checksum_of_list,
     index_name,
     shard_name,
 )
@@ -158,14 +158,8 @@ class _Work:
         self.examples: dict[SplitName, Sequence[Example]] = {"train": dataset.train, "validation": dataset.validation}
         self.spans = [span for split in SPLITS for span in _spans(split, len(self.examples[split]))]
         self.finished = Manifest.read(out) if is_prepared(out) else None
-        self.source = self._source_checksum()
-
-    def _source_checksum(self) -> str:
-        """Of all names and labels."""
-        digest = xxhash.xxh3_64()
-        for example in (example for split in SPLITS for example in self.examples[split]):
-            digest.update(f"{example.name}\0{example.label}\0".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        listed = (example for split in SPLITS for example in self.examples[split])
+        self.source = checksum_of_list((example.name, example.label) for example in listed)
 
     # ---- What is there already ----
 

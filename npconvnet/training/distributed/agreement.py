@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import xxhash
 
 import npconvnet
 from npconvnet.backend import to_host, use_gpu
-from npconvnet.data.loader import Source
 from npconvnet.data.opening import Data
+from npconvnet.data.shards.manifest import checksum, checksum_of_list
 from npconvnet.errors import InputError
 from npconvnet.network import Network
 from npconvnet.training.distributed.ranks import Ranks
@@ -68,26 +68,22 @@ def data_facts(data: Data) -> dict[str, Any]:
         "the number of training images": len(data.train),
         "the number of validation images": len(data.validation),
         "whether the data are prepared": data.source is not None,
-        "the names or classes of the images": [_names(data.train), _names(data.validation)],
-        "the images that were prepared": data.source,
+        "the names or classes of the images": data.source or checksum_of_list(_listed(data)),
+        "the prepared pictures": data.pictures,
     }
 
 
 def weights_facts(network: Network) -> dict[str, Any]:
     """A checksum of the parameters: all ranks make the same updates, so theirs stay alike to the last bit."""
-    return {f"the weights of {name}": _checksum(to_host(value)) for name, value in network.parameters.items()}
+    return {
+        f"the weights of {name}": checksum(np.ascontiguousarray(to_host(value)).data)
+        for name, value in network.parameters.items()
+    }
 
 
-def _names(source: Source) -> str:
-    names = xxhash.xxh3_64(
-        "\n".join(source.name(number) for number in range(len(source))).encode("utf-8", "surrogateescape")
-    )
-    names.update(np.ascontiguousarray(source.labels, np.int64).data)
-    return names.hexdigest()
-
-
-def _checksum(x: Any) -> str:
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(x).data)
+def _listed(data: Data) -> Iterator[tuple[str, int]]:
+    for source in (data.train, data.validation):
+        yield from ((source.name(number), label) for number, label in enumerate(source.labels.tolist()))
 
 
 def _in_words(name: str, found: Any, expected: Any) -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
 
 
 def on_ranks(ranks: int, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -14,7 +15,7 @@ def on_ranks(ranks: int, *arguments: object, timeout: float = 120) -> subprocess
     After `timeout` seconds mpiexec is killed, which ends the ranks (those that catch SIGTERM, too), and
     subprocess.TimeoutExpired is raised.
     """
-    command = [Path(sys.executable).with_name("mpiexec"), "-n", ranks, sys.executable, *arguments]
+    command = [MPIEXEC, "-n", ranks, sys.executable, *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # the ranks share the cores
     return subprocess.run(
         [*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False

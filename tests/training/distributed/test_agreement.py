@@ -69,6 +69,7 @@ def test_code(monkeypatch, tmp_path):
         replace(DATA, train=Greys(6)),
         replace(DATA, validation=Greys(3)),
         replace(DATA, source="prepared"),
+        replace(DATA, pictures="prepared"),
     ],
 )
 def test_data(other):
