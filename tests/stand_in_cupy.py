@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tests.kernels.cuda import emulator
+from tests.cuda_on_cpu import emulator
 
 # What the stand-in offers of CuPy 14 (checked against its source); a function that the kernels newly use goes in here.
 FUNCTIONS = """
@@ -307,10 +307,10 @@ class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         self.code, self.options = code, options
 
-    def get_function(self, name: str) -> Callable[[tuple[int, ...], tuple[int, ...], tuple[Any, ...]], None]:
+    def get_function(self, name: str) -> Callable[..., None]:
         kernel = emulator.compile_kernel(self.code, name, self.options)
 
-        def run(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
+        def run(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0) -> None:
             get_current_stream().synchronize()
             emulator.launch(kernel, grid, block, _unwrap(args))
 

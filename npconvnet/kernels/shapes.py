@@ -41,6 +41,21 @@ class Windows:
         return top, bottom + self.overhang[0], left, right + self.overhang[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """Where the windows of a pooling lie: the arguments of `place_windows` that are not the image's."""
+
+    window: tuple[int, int]
+    stride: int
+    padding: Padding = NO_PADDING
+    rounding: Rounding = "floor"
+
+    def place(self, size: tuple[int, int]) -> Windows:
+        """The windows over an image of (H, W) pixels; ValueError where none fits, or one could hold only padding."""
+        require_pixels_in_every_window(self.window, self.padding)
+        return place_windows(size, self.window, self.stride, self.padding, self.rounding)
+
+
 def place_windows(
     size: tuple[int, int],
     window: tuple[int, int],

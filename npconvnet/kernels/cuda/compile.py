@@ -1,29 +1,63 @@
 """Compiles the .cu files of this folder, by NVRTC through CuPy, for the GPU at hand.
 
-CuPy adds the GPU's architecture to the options, and keeps what it has compiled on disk. NVRTC knows CUDA's own words
-without any header; the sources include none, so that a toolkit's headers need not be found.
+CuPy adds the GPU's architecture to the options, and keeps what it has compiled on disk, by the text it was given: so
+`#include "x.cuh"` is written out here, or a change in a header would go unnoticed. No header of CUDA's is included:
+NVRTC knows CUDA's own words without any, and a toolkit need not be found.
 """
 
+from __future__ import annotations
+
+import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 
 OPTIONS = ("-std=c++17",)
 
+_INCLUDE = re.compile(r'#include "(\w+\.cuh)"\n')
+
 
 @cache
-def kernel(cupy: ModuleType, source: str, name: str) -> Callable[..., None]:
+def kernel(
+    cupy: ModuleType, source: str, name: str, shared_bytes: int = 0, **constants: int
+) -> Callable[[tuple[int, ...], tuple[int, ...], tuple[object, ...]], None]:
     """The kernel `name`, an `extern "C" __global__` function in the file `source` beside this one.
 
     It is called with (grid, block, arguments), as a cupy.RawKernel: numbers go in as NumPy scalars of the very types
-    of its parameters, since nothing converts them, and arrays must be contiguous. Raises RuntimeError with the
-    compiler's words, which name the line of `source`, where it does not compile.
+    of its parameters, since nothing converts them, structs as NumPy arrays of one, and arrays must be contiguous.
+    `shared_bytes` is the dynamic shared memory of a block; `constants` are macros that the source leaves open, such as
+    the sizes of a tile. Raises RuntimeError with the compiler's words, which name the line of the file, where it does
+    not compile.
     """
     path = Path(__file__).with_name(source)
-    code = f'#line 1 "{source}"\n{path.read_text(encoding="ascii")}'
+    options = (*OPTIONS, *(f"-D{macro}={value}" for macro, value in constants.items()))
     try:
-        compiled: Callable[..., None] = cupy.RawModule(code=code, options=OPTIONS).get_function(name)
+        compiled = cupy.RawModule(code=written_out(path), options=options).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
         raise RuntimeError(f"{path} does not compile:\n{error}") from None
-    return compiled
+    if shared_bytes:
+        compiled.max_dynamic_shared_size_bytes = shared_bytes
+    return partial(compiled, shared_mem=shared_bytes)
+
+
+def written_out(path: Path) -> str:
+    """The source at `path` with each header that it names written out where it is named first.
+
+    A compiler's messages still name the files and the lines in them.
+    """
+    return _written_out(path, set())
+
+
+def _written_out(path: Path, seen: set[str]) -> str:
+    seen.add(path.name)
+    text = [f'#line 1 "{path.name}"\n']
+    for number, line in enumerate(path.read_text(encoding="ascii").splitlines(keepends=True), 1):
+        named = _INCLUDE.fullmatch(line)
+        if not named:
+            text.append(line)
+        elif named[1] not in seen:
+            text.append(f'{_written_out(path.with_name(named[1]), seen)}\n#line {number + 1} "{path.name}"\n')
+        else:
+            text.append("\n")
+    return "".join(text)

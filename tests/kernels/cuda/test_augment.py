@@ -9,7 +9,7 @@ from npconvnet.backend import to_host, why_no_gpu
 from npconvnet.kernels import Views
 from npconvnet.kernels.cpu.augment import augment as definition
 from npconvnet.kernels.cuda.augment import augment
-from tests.kernels.cuda import emulator
+from tests.cuda_on_cpu import emulator
 from tests.kernels.test_augment import MEAN, STD, draw
 
 #: N, H, W, crop: one row of 96 numbers is what a block takes in one round.

@@ -6,7 +6,7 @@ import pytest
 from npconvnet.backend import to_host, why_no_gpu
 from npconvnet.kernels.cpu import bfloat16 as definition
 from npconvnet.kernels.cuda import bfloat16
-from tests.kernels.cuda import emulator
+from tests.cuda_on_cpu import emulator
 from tests.kernels.test_bfloat16 import numbers, parts_of_all_kinds
 
 WORDS = np.arange(2**16, dtype=np.uint16)

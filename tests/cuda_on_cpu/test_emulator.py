@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.kernels.cuda import emulator
+from tests.cuda_on_cpu import emulator
 
 
 @pytest.fixture
