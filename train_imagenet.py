@@ -16,14 +16,14 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, SupportsFloat, get_args
 
 import click
 import numpy as np
 from click.core import ParameterSource
 from tqdm import tqdm
 
-from npconvnet.backend import Device, resolve_device, to_device, to_host
+from npconvnet.backend import Device, Precision, resolve_device, resolve_precision, to_device, to_host
 from npconvnet.cli import run
 from npconvnet.cli.options import device_option, threads_option
 from npconvnet.data.augment import Augmentation
@@ -38,6 +38,7 @@ from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.parallel import share_cores
 from npconvnet.randomness import Chances, Purpose, generator
+from npconvnet.training.captured_step import CapturedStep
 from npconvnet.training.checkpoint import (
     Position,
     diverged,
@@ -51,6 +52,7 @@ from npconvnet.training.distributed.ranks import join
 from npconvnet.training.distributed.reduction import reduction_over
 from npconvnet.training.distributed.wires import WireFormat
 from npconvnet.training.evaluation import evaluate
+from npconvnet.training.gpu_memory import naming_what_fits
 from npconvnet.training.log import Log, read_log
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.run_folder import RunFolder
@@ -58,12 +60,12 @@ from npconvnet.training.schedule import IMAGENET, TOY, learning_rate
 from npconvnet.training.step import loss_and_gradients
 from npconvnet.visualization.figures.training import draw_filters, draw_training_curves
 
-#: The loss goes into the log every so many steps.
+#: The loss goes into the log every so many steps, and so many losses are read at once from a GPU that need not wait.
 LOG_EVERY = 10
 #: Seconds between two states of a bar that a launcher passes on.
 BAR_BY_LAUNCHER = 10.0
 #: These options may differ when a run is resumed: they don't change what it computes.
-FREE_TO_CHANGE = {"resume", "device", "data", "checkpoint_every"}
+FREE_TO_CHANGE = {"resume", "device", "precision", "data", "checkpoint_every"}
 
 
 def _finite(_context: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -76,6 +78,12 @@ def _finite(_context: click.Context, option: click.Parameter, value: float | Non
 @click.option("--data", type=click.Path(path_type=Path), help="ILSVRC in any layout, class folders, or prepared.")
 @device_option
 @threads_option
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", *get_args(Precision)]),
+    default="auto",
+    help="auto: bfloat16 on a GPU whose tensor cores know it, elsewhere float32.",
+)
 @click.option("--model", type=click.Choice(list(MODELS)), help="[default: paper with --data, tiny without]")
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
 @click.option("--rounding", type=click.Choice(["caffe", "cudaconvnet"]), default="caffe", help="Model paper only.")
@@ -124,6 +132,10 @@ def main(context: click.Context, /, **given: Any) -> None:
     require_same(ranks, lambda: code_facts() | _facts(options, device))
     if device == "gpu":
         take_gpu(ranks)
+    precision, note = resolve_precision(options["precision"], device)
+    require_same(ranks, lambda: {"the precision": precision})
+    if note:
+        say(note)
 
     # -- Data: real pictures, or the toy set, made once
     if options["data"] is None:
@@ -171,13 +183,16 @@ def main(context: click.Context, /, **given: Any) -> None:
             folder.create(options, ranks.size, data, colours)
             save_checkpoint(folder.path, network, optimizer, position)
     ranks.copy_from_first([*network.parameters.values(), *optimizer.velocities.values()])
+    # What computes: the same network on the same parameters, on a GPU by tensor cores. Alone, its step is captured
+    trained = network if precision == "float32" else network.fused(precision)
+    captured = None if precision == "float32" or ranks.size > 1 else CapturedStep(trained, optimizer, batch_size)
     training.unreadable = validation.unreadable = position.unreadable
     log = Log(folder.path, position.step, position.epoch) if ranks.is_first else None
     reduction = reduction_over(ranks, network, device, options["wire"])
     say(
         f"{network.name}: {sum(p.size for p in network.parameters.values()):,} parameters, "
         f"{len(data.train):,} training and {len(data.validation):,} validation images of "
-        f"{len(data.synsets)} classes ({data.layout}), on the {device}; run folder {folder.path}"
+        f"{len(data.synsets)} classes ({data.layout}), in {precision} on the {device}; run folder {folder.path}"
     )
     if max(begun_by, ranks.size) > 1:
         say(f"number of ranks: {ranks.size}; {batch_size} images a step, at a rate of {highest_rate:g} at most")
@@ -189,10 +204,23 @@ def main(context: click.Context, /, **given: Any) -> None:
         if ranks.is_first:
             save_checkpoint(folder.path, network, optimizer, position)
 
+    unread: list[tuple[SupportsFloat, int]] = []
+
+    def read_losses() -> bool:
+        """Counts in the losses of the steps since the last reading; whether any rank is asked to stop."""
+        *losses, stopping = ranks.sum(*(float(loss) for loss, _ in unread), stop.requested)
+        for loss, (_, count) in zip(losses, unread, strict=True):
+            if not np.isfinite(loss):
+                raise InputError(diverged(f"the loss is {loss}", position, precision))
+            if count:
+                position.add_loss(loss, count)
+        unread.clear()
+        return bool(stopping)
+
     # -- The loop
     gradients: Gradients = {}
     total_steps = options["epochs"] * training.batches
-    stop, stopping = _StopRequest(), 0.0
+    stop, stopping = _StopRequest(), False
     bar = tqdm(
         total=options["epochs"] * len(data.train),
         initial=position.epoch * len(data.train) + position.batch * batch_size,
@@ -201,31 +229,34 @@ def main(context: click.Context, /, **given: Any) -> None:
         mininterval=0.1 if ranks.size == 1 else BAR_BY_LAUNCHER,
         disable=no_bar if ranks.size == 1 else not ranks.is_first,
     )
-    with bar, np.errstate(over="ignore", invalid="ignore"):  # the loss and the weights are watched instead
+    # The loss and the weights are watched, so overflow may pass.
+    with bar, np.errstate(over="ignore", invalid="ignore"), naming_what_fits(network, precision, options["batch_size"]):
         for epoch in range(position.epoch, options["epochs"]):
             bar.set_description(f"epoch {epoch + 1}/{options['epochs']}")
             began, images = time.perf_counter(), 0
             for batch in training.epoch(seed, epoch, position.batch):
                 rate = learning_rate(highest_rate, position.step, total_steps)
-                count, loss = int(*ranks.sum(len(batch.labels))), 0.0
-                if len(batch.labels):
-                    views = augmentation.draw(seed, epoch, batch.numbers, network.preprocessing, colours.components)
-                    x = network.preprocessing.apply(batch.squares, views)
-                    labels = to_device(batch.labels, device)
-                    dropout = Chances.of(batch.numbers, seed, Purpose.DROPOUT, epoch)
-                    loss, gradients = loss_and_gradients(
-                        network, x, labels, dropout, into=gradients, of=count, ready=reduction.add
-                    )
-                if count:
+                count = int(*ranks.sum(len(batch.labels)))
+                loss: SupportsFloat = 0.0
+                views = augmentation.draw(seed, epoch, batch.numbers, network.preprocessing, colours.components)
+                dropout = Chances.of(batch.numbers, seed, Purpose.DROPOUT, epoch)
+                if captured and count == batch_size:
+                    loss = captured(batch.squares, views, batch.labels, dropout, rate)
+                elif count:
+                    if len(batch.labels):
+                        x = network.preprocessing.apply(batch.squares, views)
+                        labels = to_device(batch.labels, device)
+                        loss, gradients = loss_and_gradients(
+                            trained, x, labels, dropout, into=gradients, of=count, ready=reduction.add
+                        )
                     gradients = reduction.finish(gradients)
-                loss, stopping = ranks.sum(loss, stop.requested)
-                if count:
-                    if not np.isfinite(loss):
-                        raise InputError(diverged(f"the loss is {loss}", position))
-                    optimizer.update(gradients, rate)
-                    position.add_loss(loss, count)
+                    optimizer.update(gradients, rate, trained.copies)
 
                 position.step, position.batch = position.step + 1, position.batch + 1
+                unread.append((loss, count))
+                due = position.step % LOG_EVERY == 0 or position.step % options["checkpoint_every"] == 0
+                if not captured or due or stop.requested:
+                    stopping = read_losses()
                 images += count
                 bar.update(count)
                 bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
@@ -237,6 +268,7 @@ def main(context: click.Context, /, **given: Any) -> None:
                     break
             if stopping:
                 break
+            read_losses()
             speed = images / (time.perf_counter() - began)
 
             # The weights of a finished epoch are tested, logged, drawn and kept.
@@ -247,7 +279,7 @@ def main(context: click.Context, /, **given: Any) -> None:
             of_validation = tqdm(
                 validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=no_bar
             )
-            errors = evaluate(network, of_validation, ranks=ranks)
+            errors = evaluate(trained, of_validation, ranks=ranks)
             if not errors.pictures:
                 save()
                 raise InputError(f"{root}: not one of the {len(data.validation)} validation images can be read")
@@ -277,7 +309,7 @@ def main(context: click.Context, /, **given: Any) -> None:
                 title = f"{network.name}: the {len(first)} filters of conv1"
                 draw_filters(folder.path / "conv1_filters.png", first, title)
             save()
-            (stopping,) = ranks.sum(stop.requested)
+            stopping = read_losses()
             if stopping:
                 break
     if stopping and position.epoch < options["epochs"]:

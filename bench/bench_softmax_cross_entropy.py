@@ -8,12 +8,6 @@ from bench.layer_shapes import RNG, N, measure, numbers
 from npconvnet import kernels
 
 
-def test_softmax_cross_entropy_forward(benchmark: BenchmarkFixture) -> None:
+def test_softmax_cross_entropy(benchmark: BenchmarkFixture) -> None:
     """1000 classes."""
-    measure(benchmark, kernels.softmax_cross_entropy_forward, numbers(N, 1000), RNG.integers(0, 1000, N))
-
-
-def test_softmax_cross_entropy_backward(benchmark: BenchmarkFixture) -> None:
-    """1000 classes."""
-    probabilities = kernels.softmax(numbers(N, 1000))
-    measure(benchmark, kernels.softmax_cross_entropy_backward, probabilities, RNG.integers(0, 1000, N))
+    measure(benchmark, kernels.softmax_cross_entropy, numbers(N, 1000), RNG.integers(0, 1000, N), of=N)

@@ -56,7 +56,7 @@ from bench.scaling_model import (
     rank_counts,
 )
 from bench.scaling_report import as_markdown, draw
-from bench.train_step import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Workload, read_batch_sizes
+from bench.workload import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Workload, read_batch_sizes
 from npconvnet.backend import Array, Device, module_of, resolve_device, to_device
 from npconvnet.cli import run
 from npconvnet.cli.options import join_on

@@ -2,19 +2,21 @@
 
     python bench/train_step.py --device cpu --batch-size 64 --model paper --against torch
     python bench/train_step.py --device cpu --batch-size 64 --model paper --against torch --inference
+    python bench/train_step.py --device gpu --batch-size 256,512,1024 --model paper --against torch
 
 With --inference a step is the forward alone, from the images to the class scores, which keeps nothing for a backward.
 
 All competitors take the same layers (bench/torch_peer.py) and the same batch, in one process, in turns: a step of one,
-a step of the next, and again. PyTorch runs in both of its memory formats, with its fused SGD; the faster one counts.
+a step of the next, and again. On the CPU PyTorch runs in both of its memory formats, with its fused SGD; the faster one
+counts. What runs on a GPU is in bench/train_step_on_gpu.py.
 
     ratio = images/s of npconvnet ÷ images/s of PyTorch's best            > 1: npconvnet is faster
 
 All have the malloc that Python starts with; the commands of npconvnet keep what is freed, and are faster for it, as
 PyTorch would be (npconvnet/memory.py).
 
-The peak memory of each is measured in a process of its own. On the CPU it is how far the largest resident set
-(ru_maxrss) of two steps lies above that of the imports; on a GPU, what the memory pool holds after them.
+On the CPU the peak memory of each is measured in a process of its own: how far the largest resident set (ru_maxrss) of
+two steps lies above that of the imports. On a GPU it is how much less of its memory is free.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ import json
 import multiprocessing
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import click
 import numpy as np
@@ -37,24 +39,22 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, Python looks in bench/ only
 
+from bench.gpu import require_cuda
 from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_installed, threads_option, versions
+from bench.workload import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Workload, read_batch_sizes
 from npconvnet import kernels
-from npconvnet.backend import Array, Device, array_module, resolve_device, to_device
+from npconvnet.backend import Device, Precision, resolve_device, resolve_precision
 from npconvnet.cli import run
 from npconvnet.errors import InputError
 from npconvnet.forward_pass import class_scores
 from npconvnet.layers import Gradients
 from npconvnet.models import MODELS
-from npconvnet.network import Network
 from npconvnet.parallel import use_threads
 from npconvnet.randomness import Chances, Purpose
 from npconvnet.training.optimizer import SGD
 from npconvnet.training.schedule import BIAS_RATE
 from npconvnet.training.step import loss_and_gradients
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
-#: Small: however many steps are timed, the network stays near its beginning and its numbers ordinary.
-LEARNING_RATE = 1e-3
 #: How far the losses of two competitors may differ, relatively, before the first update.
 TOLERANCE = 1e-3
 
@@ -63,36 +63,11 @@ TORCH = {"torch contiguous": "contiguous_format", "torch channels_last": "channe
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """What every competitor does: a training step or, in `inference`, the class scores; None leaves it its threads."""
-
-    model: str
-    lrn: bool
-    batch_size: int
-    device: Device
-    inference: bool
-    threads: int | None
-
-    def network(self) -> Network:
-        """The network with its initial weights; the same ones every time."""
-        network = MODELS[self.model](**({} if self.lrn else {"lrn": False}))
-        network.initialize(np.random.default_rng(0))
-        return network
-
-    def batch(self, network: Network) -> tuple[Array, Array]:
-        """Random images and labels; the same ones every time."""
-        rng = np.random.default_rng(1)
-        images = rng.standard_normal((self.batch_size, *network.shapes["input"]), np.float32)
-        return images, rng.integers(0, network.shapes[network.last][0], self.batch_size)
-
-
-@dataclass(frozen=True, slots=True)
 class Competitor:
     """`loss()` with dropout off; `step()`, what is timed, which has ended when it returns."""
 
     loss: Callable[[], float]
     step: Callable[[], None]
-    gpu_memory: Callable[[], int]
 
 
 # -- the competitors -------------------------------------------------------------------------------------------------
@@ -101,14 +76,14 @@ class Competitor:
 def npconvnet_competitor(workload: Workload) -> Competitor:
     """npconvnet, by the steps of train_imagenet.py."""
     use_threads(workload.threads)
-    network = workload.network().to(workload.device)
-    images, labels = (to_device(array, workload.device) for array in workload.batch(network))
+    network = workload.network()
+    images, labels = workload.batch(network)
     optimizer = None if workload.inference else SGD(network, MOMENTUM, WEIGHT_DECAY)
-    numbers, xp = np.arange(len(labels)), array_module(images)
+    numbers = np.arange(len(labels))
     gradients: Gradients = {}
 
     def loss() -> float:
-        return float(kernels.softmax_cross_entropy_forward(class_scores(network, images), labels)[0])
+        return float(kernels.softmax_cross_entropy(class_scores(network, images), labels, len(labels))[0])
 
     def step() -> None:
         if optimizer is None:
@@ -118,10 +93,8 @@ def npconvnet_competitor(workload: Workload) -> Competitor:
             _, found = loss_and_gradients(network, images, labels, chances, into=gradients)
             gradients.update(found)
             optimizer.update(gradients, LEARNING_RATE)
-        if workload.device == "gpu":
-            xp.cuda.Device().synchronize()
 
-    return Competitor(loss, step, lambda: int(xp.get_default_memory_pool().total_bytes()))
+    return Competitor(loss, step)
 
 
 def torch_competitor(workload: Workload, memory_format: str) -> Competitor:
@@ -133,11 +106,11 @@ def torch_competitor(workload: Workload, memory_format: str) -> Competitor:
     if workload.threads is not None:
         torch.set_num_threads(workload.threads)
     torch.manual_seed(2)
-    place = {"device": {"cpu": "cpu", "gpu": "cuda"}[workload.device], "memory_format": getattr(torch, memory_format)}
+    place = {"memory_format": getattr(torch, memory_format)}
     network = workload.network()
     peer = TorchPeer(network).to(**place).train(not workload.inference)
     images, labels = (torch.from_numpy(array) for array in workload.batch(network))
-    images, labels = images.permute(0, 3, 1, 2).contiguous().to(**place), labels.to(place["device"])
+    images = images.permute(0, 3, 1, 2).contiguous().to(**place)
     weights, biases = ([p for p in peer.parameters() if (p.ndim == 1) is bias] for bias in (False, True))
     optimizer = torch.optim.SGD(
         [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": biases, "lr": BIAS_RATE * LEARNING_RATE}],
@@ -163,10 +136,8 @@ def torch_competitor(workload: Workload, memory_format: str) -> Competitor:
             loss.backward()
             optimizer.step()
             float(loss.detach())  # as a trainer does, to show it
-        if workload.device == "gpu":
-            torch.cuda.synchronize()
 
-    return Competitor(loss, step, lambda: int(torch.cuda.max_memory_reserved()))
+    return Competitor(loss, step)
 
 
 def competitor(name: str, workload: Workload) -> Competitor:
@@ -228,7 +199,7 @@ def _memory_of_two_steps(name: str, workload: Workload) -> int:
     _forget_largest_resident_set()  # PyTorch's copy is made of a network that is gone by now
     runner.step()
     runner.step()
-    return runner.gpu_memory() if workload.device == "gpu" else _largest_resident_set() - before
+    return _largest_resident_set() - before
 
 
 def _forget_largest_resident_set() -> None:
@@ -269,22 +240,30 @@ def as_text(report: dict[str, Any]) -> str:
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def read_batch_sizes(_context: click.Context, _option: click.Parameter, value: str) -> list[int]:
-    """The whole numbers in `value`, separated by commas."""
-    sizes = [int(part) for part in value.split(",") if part.strip().isdecimal()]
-    if len(sizes) != value.count(",") + 1 or min(sizes) < 1:
-        raise InputError(f"--batch-size {value}: give whole numbers from 1, separated by commas, such as 16,64")
-    return sizes
-
-
 def require_torch(device: Device) -> None:
     """Raises InputError where PyTorch cannot run on `device`."""
     require_installed("--against torch", "torch", "pip install torch==2.13.0")
     if device == "gpu":
-        import torch
+        require_cuda("--against torch")
 
-        if not torch.cuda.is_available():
-            raise InputError("--against torch: this PyTorch finds no GPU; install its CUDA build, or omit --against")
+
+def read_precisions(_context: click.Context, _option: click.Parameter, value: str) -> list[Precision | Literal["auto"]]:
+    """The precisions in `value`, separated by commas."""
+    known = ("auto", *get_args(Precision))
+    if unknown := [part for part in value.split(",") if part not in known]:
+        raise InputError(f"--precision {value}: '{unknown[0]}' is none of {', '.join(known)}")
+    return cast(list[Precision | Literal["auto"]], value.split(","))
+
+
+def results_on_cpu(workloads: Iterable[Workload], against_torch: bool, repetitions: int) -> list[dict[str, Any]]:
+    """What came of each workload, beside PyTorch if asked."""
+    names, results = [NPCONVNET, *(TORCH if against_torch else ())], []
+    for workload in workloads:
+        try:
+            results.append(measure(workload, peak_memories(names, workload), repetitions))
+        except (MemoryError, BrokenProcessPool):
+            raise InputError(f"batch size {workload.batch_size} needs more memory than there is; try less") from None
+    return results
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -292,9 +271,22 @@ def require_torch(device: Device) -> None:
 @click.option("--batch-size", "batch_sizes", default="64", callback=read_batch_sizes, help="One, or several: 16,64.")
 @click.option("--model", type=click.Choice(list(MODELS)), default="paper", help="The architecture.")
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
+@click.option(
+    "--precision",
+    "precisions",
+    default="auto",
+    callback=read_precisions,
+    help="Of npconvnet on a GPU, one or several: bfloat16,tf32,float32. PyTorch's are always bfloat16 and TF32.",
+)
 @click.option("--against", type=click.Choice(["torch", "none"]), default="none", help="Whom to run beside.")
+@click.option(
+    "--compile-mode",
+    type=click.Choice(["default", "max-autotune-no-cudagraphs"]),
+    default="default",
+    help="How long PyTorch may compile for a GPU: seconds, or minutes.",
+)
 @click.option("--inference", is_flag=True, help="Time the class scores alone, instead of a training step.")
-@click.option("--repetitions", type=click.IntRange(1), default=7, help="Timed steps of each.")
+@click.option("--repetitions", type=click.IntRange(1), default=7, help="Timed turns of each: a step, or ten on a GPU.")
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def main(
@@ -302,36 +294,44 @@ def main(
     batch_sizes: list[int],
     model: str,
     lrn: bool,
+    precisions: list[Precision | Literal["auto"]],
     against: str,
+    compile_mode: str,
     inference: bool,
     repetitions: int,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Time a whole training step of npconvnet, or its class scores alone, beside PyTorch's if asked."""
-    device = resolve_device(device)
+    device, against_torch = resolve_device(device), against == "torch"
     if not lrn and "lrn" not in MODELS[model]().options:
         raise InputError(f"--no-lrn: model {model} has no such option; it goes with --model paper")
-    if against == "torch":
+    if against_torch:
         require_torch(device)
-    names = [NPCONVNET, *(TORCH if against == "torch" else ())]
-    results = []
-    for batch_size in batch_sizes:
-        workload = Workload(model, lrn, batch_size, device, inference, threads)
-        try:
-            results.append(measure(workload, peak_memories(names, workload), repetitions))
-        except (MemoryError, BrokenProcessPool):
-            raise InputError(f"batch size {batch_size} needs more memory than there is; try less") from None
+    own = []
+    for asked in precisions:
+        precision, note = resolve_precision(asked, device)
+        own.append(precision)
+        if note:
+            click.echo(note, err=True)
+    workloads = [Workload(model, lrn, size, device, inference, threads) for size in batch_sizes]
+    if device == "gpu":
+        from bench import train_step_on_gpu
+
+        found = train_step_on_gpu.results(workloads, own, against_torch, compile_mode, repetitions)
+        text = train_step_on_gpu.as_text
+    else:
+        found, text = {"results": results_on_cpu(workloads, against_torch, repetitions)}, as_text
     report = {
         "model": model,
         "lrn": lrn,
         "device": device,
         "inference": inference,
         "repetitions": repetitions,
-        "versions": versions(*(["torch"] if against == "torch" else [])),
-        "results": results,
+        "versions": versions(*(["torch"] if against_torch else [])),
+        **found,
     }
-    click.echo(json.dumps(report, indent=2) if as_json else as_text(report))
+    click.echo(json.dumps(report, indent=2) if as_json else text(report))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,12 @@ from npconvnet.errors import InputError
 #: A NumPy array, or a CuPy array, which answers to the same methods.
 Array: TypeAlias = npt.NDArray[Any]
 Device = Literal["cpu", "gpu"]
+#: What a network computes in. "tf32": float32 numbers, multiplied by tensor cores; "bfloat16": activations of 16 bits.
+#: Sums, the parameters themselves and their gradients are float32 in all of them.
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+#: The compute capability from which tensor cores know bfloat16 and TF32 (Ampere).
+TENSOR_CORES = 80
 
 
 def array_module(x: Array) -> Any:
@@ -54,19 +60,46 @@ def resolve_device(device: Literal["auto", "cpu", "gpu"]) -> Device:
     raise InputError(f"no GPU can be used: {reason}, or run with --device cpu")
 
 
+def resolve_precision(precision: Literal["auto"] | Precision, device: Device) -> tuple[Precision, str | None]:
+    """What to train in on `device`: "auto" takes bfloat16 on a GPU, float32 on the CPU. And a line to say, or None.
+
+    A GPU that is too old for tensor cores takes float32, and the line says so. Raises InputError where anything else is
+    asked for on a CPU.
+    """
+    if device == "cpu":
+        if precision in ("auto", "float32"):
+            return "float32", None
+        raise InputError(f"--precision {precision} is for a GPU; run with --device gpu, or leave it out")
+    asked: Precision = "bfloat16" if precision == "auto" else precision
+    capability = int(module_of("gpu").cuda.Device().compute_capability)
+    if asked == "float32" or capability >= TENSOR_CORES:
+        return asked, None
+    line = (
+        f"This GPU has compute capability {capability // 10}.{capability % 10}, and {asked} needs 8.0: "
+        f"computing in float32, which is slower"
+    )
+    return "float32", line
+
+
 def why_no_gpu() -> str | None:
     """None where a GPU can be used; otherwise the reason and what to do about it, as half a sentence."""
     try:
         cupy = module_of("gpu")
     except Exception as error:  # a CUDA library that is missing or broken raises nearly anything at import
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return "cupy is not installed; run: pip install cupy-cuda13x (for older drivers: cupy-cuda12x)"
+            return "cupy is not installed; run: pip install 'cupy-cuda13x[ctk]' (older drivers: 'cupy-cuda12x[ctk]')"
         return f"cupy does not load ({_first_line(error)}); reinstall it to match your driver"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CUDARuntimeError: no driver, or one older than this cupy
         return f"the CUDA driver does not answer ({_first_line(error)}); install or update the NVIDIA driver"
-    return None if count else "cupy finds no NVIDIA GPU on this machine; use a machine that has one"
+    if not count:
+        return "cupy finds no NVIDIA GPU on this machine; use a machine that has one"
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:  # what is raised for a library that is not there differs between versions
+        return f"cupy finds no NVRTC, CUDA's compiler ({_first_line(error)}); run: pip install nvidia-cuda-nvrtc"
+    return None
 
 
 def nccl() -> ModuleType:

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from npconvnet.backend import Array, array_module, is_on_gpu
+from npconvnet.fused_layers import FusedLinear
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import Gradients, Linear
 from npconvnet.network import INPUT, Network, Trace
@@ -62,7 +63,7 @@ class ForwardPass:
             stop=self._joint,
             relu_rule=relu_rule,
             parameter_gradients=parameter_gradients,
-            into=into,  # not for the pieces, which would write over each other
+            into=into,
             ready=ready,
         )
         assert d_joint is not None  # it was not declined
@@ -75,6 +76,7 @@ class ForwardPass:
                 relu_rule=relu_rule,
                 input_gradient=input_gradient,
                 parameter_gradients=parameter_gradients,
+                into=into if len(self._pieces) == 1 else None,  # pieces would write over each other
                 ready=ready if len(self._pieces) == 1 else None,
             )
             of_pieces.add(number, of_piece)
@@ -111,7 +113,9 @@ def pieces(x: Array) -> list[slice]:
 
 def joint(network: Network) -> str:
     """The activation that the first fully connected layer reads; the last one, if there is none or a way around it."""
-    first = next((node.inputs[0] for node in network.nodes if isinstance(node.layer, Linear)), network.last)
+    first = next(
+        (node.inputs[0] for node in network.nodes if isinstance(node.layer, Linear | FusedLinear)), network.last
+    )
     names = [INPUT, *(node.name for node in network.nodes)]
     behind = network.nodes[names.index(first) :]
     known = {first, *(node.name for node in behind)}

@@ -28,6 +28,9 @@ from npconvnet.randomness import Chances
 Shape: TypeAlias = tuple[int, ...]
 Gradients: TypeAlias = dict[str, Array]
 
+#: The name of the activation that is the image itself.
+INPUT = "input"
+
 
 @dataclass(frozen=True, slots=True)
 class BackwardOptions:
@@ -46,10 +49,15 @@ EVERYTHING = BackwardOptions()
 
 
 class Layer(ABC):
-    """One step of a network. Layers without parameters inherit an empty `parameters`."""
+    """One step of a network. Layers without parameters inherit an empty `parameters`.
+
+    `copies` are those of parameters in bfloat16, where the layer computes with them: who changes the parameters changes
+    them too.
+    """
 
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
+        self.copies: dict[str, Array] = {}
 
     def initialize(self, rng: np.random.Generator, std: float | None = None) -> None:
         """Draws weights from N(0, `std`²), by default N(0, 2 / fan-in) (He et al. 2015); biases are zero.
@@ -78,6 +86,16 @@ class Layer(ABC):
     @abstractmethod
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """(dx, gradients): dx like the input (a tuple where there are several, None where it isn't wanted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A layer in its place. Its activation goes by its name; the stream of its chances, by its row in the table."""
+
+    name: str
+    layer: Layer
+    inputs: tuple[str, ...]
+    row: int
 
 
 class Affine(Layer):
@@ -135,7 +153,7 @@ class Conv2d(Affine):
     def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves x, and y where a ReLU is in it."""
         (x,) = xs
-        y = self._end(kernels.conv2d_forward(x, self.parameters["weight"], *self._placement))
+        y = self._end(kernels.conv2d_forward(x, self.parameters["weight"], *self.placement))
         return y, (x, y if self.relu else None)
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
@@ -144,15 +162,16 @@ class Conv2d(Affine):
         dy = self._begin_backward(dy, y, options)
         dx = dw = None
         if options.input_gradient and options.parameter_gradients:
-            dx, dw = kernels.conv2d_backward(dy, x, weight, *self._placement)
+            dx, dw = kernels.conv2d_backward(dy, x, weight, *self.placement)
         elif options.input_gradient:
-            dx = kernels.conv2d_backward_input(dy, weight, x.shape, *self._placement)
+            dx = kernels.conv2d_backward_input(dy, weight, x.shape, *self.placement)
         elif options.parameter_gradients:
-            dw = kernels.conv2d_backward_filters(dy, x, weight.shape, *self._placement)
+            dw = kernels.conv2d_backward_filters(dy, x, weight.shape, *self.placement)
         return dx, {} if dw is None else {"weight": dw, "bias": kernels.bias_backward(dy)}
 
     @property
-    def _placement(self) -> tuple[int, Padding, int, Rounding]:
+    def placement(self) -> tuple[int, Padding, int, Rounding]:
+        """(stride, padding, groups, rounding), as the kernels take them."""
         return self.stride, self.padding, self.groups, self.rounding
 
 
@@ -231,7 +250,8 @@ class _Pool2d(Layer):
         return *place_windows((h, w), self.window, self.stride, self.padding, self.rounding).outputs, c
 
     @property
-    def _placement(self) -> tuple[tuple[int, int], int, Padding, Rounding]:
+    def placement(self) -> tuple[tuple[int, int], int, Padding, Rounding]:
+        """(window, stride, padding, rounding), as the kernels take them."""
         return self.window, self.stride, self.padding, self.rounding
 
 
@@ -241,17 +261,17 @@ class MaxPool2d(_Pool2d):
     def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the switches."""
         (x,) = xs
-        y, switches = kernels.max_pool2d_forward(x, *self._placement)
+        y, switches = kernels.max_pool2d_forward(x, *self.placement)
         return y, (switches, x.shape)
 
     def infer(self, *xs: Array) -> Array:
         """Without the switches."""
-        return kernels.max_pool2d(xs[0], *self._placement)
+        return kernels.max_pool2d(xs[0], *self.placement)
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dy, where the switches point."""
         switches, x_shape = saved
-        return kernels.max_pool2d_backward(dy, switches, x_shape, *self._placement), {}
+        return kernels.max_pool2d_backward(dy, switches, x_shape, *self.placement), {}
 
 
 class AveragePool2d(_Pool2d):
@@ -271,11 +291,11 @@ class AveragePool2d(_Pool2d):
     def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
         """Saves the shape of x."""
         (x,) = xs
-        return kernels.average_pool2d_forward(x, *self._placement, self.count_padding), x.shape
+        return kernels.average_pool2d_forward(x, *self.placement, self.count_padding), x.shape
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dy, shared out over the window."""
-        return kernels.average_pool2d_backward(dy, saved, *self._placement, self.count_padding), {}
+        return kernels.average_pool2d_backward(dy, saved, *self.placement, self.count_padding), {}
 
 
 class GlobalAveragePool2d(Layer):

@@ -11,38 +11,28 @@ Meanwhile BLAS has one thread, so that the bits do not depend on the number of c
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from npconvnet.backend import Array, Device, is_on_gpu, to_device
+from npconvnet import kernels
+from npconvnet.backend import Array, Device, Precision, is_on_gpu, to_device
+from npconvnet.fused_layers import fuse
 from npconvnet.kernels.cpu.relu import ReLURule
-from npconvnet.layers import Affine, BackwardOptions, Gradients, Layer, ReLU, Shape
+from npconvnet.layers import INPUT as INPUT
+from npconvnet.layers import BackwardOptions, Gradients, Layer, Shape
+from npconvnet.layers import Node as Node
 from npconvnet.parallel import one_blas_thread
 from npconvnet.preprocessing import Picture, Preprocessing, ViewCount, resize_and_centre_crop
 from npconvnet.randomness import Chances
 from npconvnet.synsets import Synset, numbered_synsets
 
-#: The name of the activation that is the image itself.
-INPUT = "input"
-
 #: (name, layer): reads the row above; (name, layer, inputs): reads the activations of these names.
 Row: TypeAlias = "tuple[str, Layer] | tuple[str, Layer, tuple[str, ...]]"
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A layer in its place. Its activation goes by its name; the stream of its chances, by its row in the table."""
-
-    name: str
-    layer: Layer
-    inputs: tuple[str, ...]
-    row: int
 
 
 @dataclass(slots=True)
@@ -59,7 +49,7 @@ class Network:
 
     `model` and `options` name the function in `npconvnet.models` that makes it again; `name` is for people: that of the
     model, or of the file that the table came from. `preprocessing` and `synsets`, the names of the classes, travel with
-    the weights; until some are loaded or trained, the names are numbers.
+    the weights; until some are loaded or trained, the names are numbers. `precision` is the one of `fused`.
     Raises ValueError where a row reads what no earlier row makes, or does not fit its input.
     """
 
@@ -72,6 +62,7 @@ class Network:
     ) -> None:
         self.model = self.name = model
         self.options = dict(options or {})
+        self.precision: Precision = "float32"
         self.preprocessing = preprocessing
         self.nodes = _read_table(rows)
         self.shapes = _shapes(self.nodes, (preprocessing.crop, preprocessing.crop, 3))
@@ -171,7 +162,7 @@ class Network:
                 ready(named)
             for name, part in zip(node.inputs, dx if isinstance(dx, tuple) else (dx,), strict=True):
                 if name in wanted:
-                    arrived[name] = arrived[name] + part if name in arrived else part
+                    arrived[name] = kernels.add_forward((arrived[name], part)) if name in arrived else part
         if stop in keep and stop in arrived:
             gradients[stop] = arrived[stop]
         return arrived.get(stop) if input_gradient else None, gradients
@@ -228,27 +219,26 @@ class Network:
                 wanted.add(node.name)
         return wanted
 
-    def fused(self) -> Network:
-        """The same network, on the same parameters, with every ReLU inside the layer that it alone reads, if it can be.
+    def fused(self, precision: Precision = "float32") -> Network:
+        """The same network, on the same parameters, with one layer in place of several; see fused_layers.py.
 
-        It gives the same scores and gradients, bit for bit, sooner. The activations of these ReLUs go by the names of
-        those layers, which have no activations of their own any more.
+        In "float32" every ReLU is inside the layer that it alone reads, if it can be: that gives the same scores and
+        gradients, bit for bit, sooner. The other precisions are for a network on a GPU whose tensor cores know them:
+        activations are words of bfloat16 in "bfloat16", float32 in "tf32"; images, scores, parameters and gradients are
+        float32. Those activations that are left go by the names of the layers with the parameters.
+
+        What is fused for tensor cores already is given back as it is. `copies` are made here of the weights: whoever
+        changes the weights changes them too, or fuses the network again. Raises ValueError for tensor cores where the
+        network is on the CPU.
         """
-        readers = Counter(name for node in self.nodes for name in node.inputs)
-        nodes: dict[str, Node] = {}
-        renamed: dict[str, str] = {}
-        for node in self.nodes:
-            inputs = tuple(renamed.get(name, name) for name in node.inputs)
-            source = nodes.get(node.inputs[0])  # none where that is a ReLU which has a place already
-            affine = source.layer if source and isinstance(source.layer, Affine) and readers[source.name] == 1 else None
-            if source and affine and isinstance(node.layer, ReLU):
-                nodes[source.name] = replace(source, layer=affine.with_relu())
-                renamed[node.name] = source.name
-            else:
-                nodes[node.name] = replace(node, inputs=inputs)
+        if self.precision != "float32":
+            return self
+        if precision != "float32" and self.device == "cpu":
+            raise ValueError(f"{precision} is for a network on a GPU, and {self.name} is on the CPU")
         fused = copy(self)
-        fused.nodes = tuple(nodes.values())
-        fused.shapes = {INPUT: self.shapes[INPUT]} | {name: self.shapes[name] for name in nodes}
+        fused.precision = precision
+        fused.nodes = fuse(self.nodes, self.shapes, precision)
+        fused.shapes = _shapes(fused.nodes, self.shapes[INPUT])
         fused._last_readers = _last_readers(fused.nodes)
         return fused
 
@@ -268,6 +258,11 @@ class Network:
     def parameters(self) -> dict[str, Array]:
         """Every parameter as "layer.parameter": the arrays themselves, which the layers compute with."""
         return {f"{node.name}.{key}": value for node in self.nodes for key, value in node.layer.parameters.items()}
+
+    @property
+    def copies(self) -> dict[str, Array]:
+        """The bfloat16 copies of weights that layers compute with, by the names of these parameters."""
+        return {f"{node.name}.{key}": value for node in self.nodes for key, value in node.layer.copies.items()}
 
     def load(self, parameters: Mapping[str, Array]) -> None:
         """Replaces every parameter by a copy; ValueError unless names and shapes are exactly those of the network."""

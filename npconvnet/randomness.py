@@ -48,6 +48,8 @@ class Chances:
 
     Word i of item n is word i % 4 of Philox4x32-10 with the counter (i // 4, `stream`, low half of n, high half of n)
     and `key` (2,), which is made of the seed, the purpose and the position by NumPy's SeedSequence.
+
+    Both may be arrays on a GPU, int64 and uint32: `kernels.draw_kept` reads there what they hold by then.
     """
 
     items: npt.NDArray[np.int64]

@@ -9,6 +9,9 @@ something, or when it, or an event behind them, is synchronised or waited for. U
 what it held before, and the copy takes what the memory on the host holds by then. As with CuPy's non-blocking streams,
 no stream waits for another unless it is told to.
 
+While a stream captures, launches of kernels and copies on the device are recorded with the addresses of their arrays,
+and whatever else would do something is refused, also what CuPy would record: its own kernels.
+
 Memory comes from CuPy's pool: when nobody has an array there any more, the stream in which it was allocated may fill it
 anew as soon as it gets on, whatever other streams still want with it. What is found there then is nonsense.
 
@@ -16,16 +19,27 @@ A machine has one GPU, or as many as `runtime` says. A thread begins on the firs
 """
 
 import ctypes
-import threading
-import weakref
-from collections import deque
-from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from tests.cuda_on_cpu import emulator
+from tests.cuda_on_cpu.device_memory import (
+    MemoryPool,
+    OutOfMemoryError,
+    Place,
+    allocate,
+    get_default_memory_pool,
+    memory_at,
+    using_allocator,
+)
+from tests.cuda_on_cpu.fenced_memory import NONSENSE
+from tests.cuda_on_cpu.streams import Device, Event, Graph, Stream, Work, get_current_stream, runtime, stream_at
+
+__all__ = ["Device", "Stream", "get_default_memory_pool", "memory_at", "runtime", "stream_at"]
 
 # What the stand-in offers of CuPy 14 (checked against its source); a function that the kernels newly use goes in here.
 FUNCTIONS = """
@@ -38,6 +52,12 @@ OPERATORS = """
     neg pos abs invert lt le eq ne gt ge add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv
     floordiv rfloordiv ifloordiv mod rmod imod pow rpow ipow and rand iand or ror ior xor rxor ixor
     lshift rlshift ilshift rshift rrshift irshift matmul rmatmul imatmul getitem setitem len bool int float
+""".split()  # noqa: SIM905
+
+
+#: What makes arrays that show memory of others, if it can.
+VIEWS = """
+    ascontiguousarray broadcast_to split sliding_window_view ravel reshape squeeze transpose view __getitem__ __len__
 """.split()  # noqa: SIM905
 
 
@@ -92,16 +112,17 @@ def asarray(x: Any, dtype: Any = None) -> ndarray:
     if isinstance(x, ndarray):
         return x if dtype in (None, x._host.dtype) else x.astype(dtype)  # type: ignore[attr-defined]
     held = np.array(x, dtype)
-    on_device = empty_like(ndarray(held))
+    on_device = empty(held.shape, held.dtype)
     on_device.set(held)
     return on_device
 
 
 def empty(shape: Any, dtype: Any = float) -> ndarray:
     """Memory as nobody expects to find it: NaN, or -1, or 255."""
-    host = np.empty(_unwrap(shape), dtype)
-    host.reshape(-1).view(np.uint8).fill(_NONSENSE)
-    return ndarray(host)
+    size = int(np.prod(_unwrap(shape), dtype=np.int64)) * np.dtype(dtype).itemsize
+    block = allocate(size)
+    _fill(block, NONSENSE)
+    return ndarray(np.ndarray(_unwrap(shape), dtype, block))
 
 
 def _in_pool(host: Any) -> Any:
@@ -111,32 +132,9 @@ def _in_pool(host: Any) -> Any:
         owner = owner.base
     if owner.base is not None:
         return host
-    block = _allocate(owner.nbytes)
+    block = allocate(owner.nbytes)
     np.ndarray(owner.shape, owner.dtype, block, strides=owner.strides)[...] = owner
     return np.ndarray(host.shape, host.dtype, block, host.ctypes.data - owner.ctypes.data, host.strides)
-
-
-def _allocate(size: int) -> Any:
-    """A block of bytes, which outlives the arrays that are made on it."""
-    memory = memoryview(bytearray([_NONSENSE]) * max(size, 1))
-    block = np.frombuffer(memory, np.uint8)
-    freed = weakref.finalize(
-        block, get_current_stream()._append, lambda: np.frombuffer(memory, np.uint8).fill(_NONSENSE)
-    )
-    freed.atexit = False
-    _blocks[block.ctypes.data] = block
-    return block
-
-
-def memory_at(address: int, size: int) -> Any:
-    """So many bytes of the device, as who has but an address sees them: to him they may be taken away.
-
-    Raises ValueError where nothing on the device is as large.
-    """
-    for begin, block in list(_blocks.items()):
-        if begin <= address and address + size <= begin + block.nbytes:
-            return np.frombuffer(block.base, np.uint8, size, address - begin)
-    raise ValueError(f"no {size} bytes of the device are at {address:#x}")
 
 
 def empty_like(x: ndarray, dtype: Any = None) -> ndarray:
@@ -147,11 +145,57 @@ def _on_device(function: Any) -> Any:
     """`function` of NumPy, with arrays of the stand-in for arguments and results."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if get_current_stream().is_capturing():
+            return _in_capture(function, args, kwargs)
         get_current_stream().synchronize()  # what it computes with comes after what is there before it
-        result = function(*_unwrap(args), **{name: _unwrap(value) for name, value in kwargs.items()})
-        return args[0] if args and isinstance(args[0], ndarray) and result is args[0]._host else _wrap(result)
+        return _call(function, args, kwargs)
 
     return call
+
+
+def _call(function: Any, args: Any, kwargs: Any) -> Any:
+    result = function(*_unwrap(args), **{name: _unwrap(value) for name, value in kwargs.items()})
+    return args[0] if args and isinstance(args[0], ndarray) and result is args[0]._host else _wrap(result)
+
+
+def _in_capture(function: Any, args: Any, kwargs: Any) -> Any:
+    """Records `function`, if it copies; else it may only look at memory in another way."""
+    name = function.__name__
+    if name in ("zeros", "copy"):
+        made = empty(*args, **kwargs) if name == "zeros" else empty_like(*args)
+        _copy(made._host, 0 if name == "zeros" else args[0])
+        return made
+    if name in ("copyto", "fill"):
+        return _copy(_unwrap(args[0]), args[1])
+    if name == "__setitem__":
+        to, index, source = args
+        return _copy(_unwrap(to)[index], source)
+    if name in VIEWS:
+        result = _call(function, args, kwargs)
+        parts = [part for part in (result if isinstance(result, list) else [result]) if isinstance(part, ndarray)]
+        if all(np.may_share_memory(part._host, args[0]._host) or not part._host.size for part in parts):
+            return result
+    raise RuntimeError(f"{name} is called while the stream is capturing, which records nothing but kernels and copies")
+
+
+def _copy(to: Any, source: Any) -> None:
+    """Records that an array, or a number everywhere, is copied."""
+    stream = get_current_stream()
+    place = Place(to)
+    if not isinstance(source, ndarray):
+        stream._record(lambda: partial(place.find().fill, source))
+        return
+    read = Place(_unwrap(source))
+    if (to.shape, to.dtype) != (source._host.shape, source._host.dtype):
+        raise RuntimeError("a capture of the stand-in records copies between arrays of one type and shape only")
+    stream._record(lambda: partial(np.copyto, place.find(), read.find()))
+
+
+def _fill(block: Any, value: int) -> None:
+    if get_current_stream().is_capturing():
+        _copy(block, value)
+    else:
+        block.fill(value)
 
 
 def _unwrap(x: Any) -> Any:
@@ -195,105 +239,6 @@ stride_tricks.sliding_window_view = _on_device(np.lib.stride_tricks.sliding_wind
 lib = SimpleNamespace(stride_tricks=stride_tricks)
 
 
-class Device:
-    """A GPU by its number, or that of this thread."""
-
-    def __init__(self, device: int | None = None) -> None:
-        self.id: int = getattr(_current, "gpu", 0) if device is None else device
-
-    def use(self) -> None:
-        """Makes it that of this thread."""
-        if self.id >= runtime.getDeviceCount():
-            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
-        _current.gpu = self.id
-
-    @property
-    def pci_bus_id(self) -> str:
-        return f"0000:{self.id:02X}:00.0"
-
-
-class Stream:
-    """What is still to be done, in order; it is done when somebody waits for it."""
-
-    null: ClassVar["Stream"]
-
-    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        self._waiting: deque[Callable[[], object]] = deque()
-        self._appended = self._done = 0
-        self._gpu = None if null else Device().id  # each GPU has a null stream; one plays them all
-        self.ptr = 0 if null else id(self)
-        _by_pointer[self.ptr] = self
-
-    def __enter__(self) -> "Stream":
-        if self._gpu not in (None, Device().id):
-            raise RuntimeError(
-                f"The device that the stream is created on ({self._gpu}) does not match with the current device "
-                f"({Device().id})"
-            )
-        _current.streams = [*_streams(), self]
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        _current.streams = _streams()[:-1]
-
-    def synchronize(self) -> None:
-        self._do(self._appended)
-
-    def record(self, event: "Event | None" = None) -> "Event":
-        event = event or Event()
-        event.record(self)
-        return event
-
-    def wait_event(self, event: "Event") -> None:
-        """What is appended from now on comes after what `event` has recorded by now."""
-        self._append(event._last_recorded())
-
-    def _append(self, work: Callable[[], object]) -> None:
-        with _lock:
-            self._waiting.append(work)
-            self._appended += 1
-
-    def _do(self, count: int) -> None:
-        """The first `count` of all that was ever appended."""
-        with _lock:
-            while self._done < count:
-                self._done += 1
-                self._waiting.popleft()()
-
-
-class Event:
-    """A place in a stream: what was appended before it was recorded there."""
-
-    def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        self._stream, self._place = Stream.null, 0
-
-    def record(self, stream: Stream | None = None) -> None:
-        self._stream = stream or get_current_stream()
-        self._place = self._stream._appended
-
-    def synchronize(self) -> None:
-        self._last_recorded()()
-
-    def _last_recorded(self) -> Callable[[], None]:
-        stream, place = self._stream, self._place
-        return lambda: stream._do(place)
-
-
-def stream_at(pointer: int) -> Stream:
-    """The stream with this `ptr`."""
-    return _by_pointer[pointer]
-
-
-def get_current_stream() -> Stream:
-    """That of the innermost `with stream:` of this thread."""
-    return _streams()[-1]
-
-
-def _streams() -> list[Stream]:
-    streams: list[Stream] = getattr(_current, "streams", [Stream.null])
-    return streams
-
-
 def alloc_pinned_memory(size: int) -> Any:
     """A buffer for numpy.frombuffer(buffer, dtype, count): full of nonsense, and as much too large as CuPy's are."""
     buffer = (ctypes.c_byte * (1 << (max(size, 512) - 1).bit_length()))()
@@ -307,29 +252,51 @@ class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         self.code, self.options = code, options
 
-    def get_function(self, name: str) -> Callable[..., None]:
-        kernel = emulator.compile_kernel(self.code, name, self.options)
-
-        def run(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0) -> None:
-            get_current_stream().synchronize()
-            emulator.launch(kernel, grid, block, _unwrap(args))
-
-        return run
+    def get_function(self, name: str) -> "Function":
+        return Function(emulator.compile_kernel(self.code, name, self.options))
 
 
-_NONSENSE = 0xFF
-_current = threading.local()
-_lock = threading.RLock()
-_blocks: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
-_by_pointer: "weakref.WeakValueDictionary[int, Stream]" = weakref.WeakValueDictionary()
-Stream.null = Stream(null=True)
-runtime = SimpleNamespace(getDeviceCount=lambda: 1)
+class Function:
+    """A kernel."""
+
+    def __init__(self, compiled: ctypes.CDLL) -> None:
+        self._compiled = compiled
+        self.max_dynamic_shared_size_bytes = 0
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+    ) -> None:
+        stream, most_shared = get_current_stream(), self.max_dynamic_shared_size_bytes
+        arguments = [x if _is_struct(x) else _unwrap(x) for x in args]
+        if stream.is_capturing():
+            kept = [Place(x._host) if isinstance(x, ndarray) else deepcopy(x) for x in args]
+
+            def entry() -> Work:
+                found = [x.find() if isinstance(x, Place) else x for x in kept]
+                return lambda: emulator.launch(self._compiled, grid, block, found, shared_mem, most_shared)
+
+            stream._record(entry)
+        else:
+            stream.synchronize()
+            emulator.launch(self._compiled, grid, block, arguments, shared_mem, most_shared)
+
+
+def _is_struct(x: Any) -> bool:
+    """Whether `x` is memory of the host whose bytes are a kernel's parameter."""
+    return isinstance(x, np.ndarray) and x.dtype.kind == "V"
+
+
 cuda = SimpleNamespace(
     Device=Device,
     Event=Event,
+    Graph=Graph,
+    MemoryPool=MemoryPool,
     Stream=Stream,
     alloc_pinned_memory=alloc_pinned_memory,
     compiler=SimpleNamespace(CompileException=emulator.CompileError),
     get_current_stream=get_current_stream,
+    nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
+    memory=SimpleNamespace(MemoryPool=MemoryPool, OutOfMemoryError=OutOfMemoryError),
     runtime=runtime,
+    using_allocator=using_allocator,
 )

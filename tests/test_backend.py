@@ -11,9 +11,10 @@ from npconvnet import backend
 from npconvnet.errors import InputError
 
 
-def fake_cupy(monkeypatch, device_count):
-    """A cupy whose driver answers `device_count()`."""
-    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=device_count)))
+def fake_cupy(monkeypatch, device_count, nvrtc_version=lambda: (13, 0)):
+    """A cupy whose driver answers `device_count()`, and whose compiler `nvrtc_version()`."""
+    nvrtc = SimpleNamespace(getVersion=nvrtc_version)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=device_count), nvrtc=nvrtc))
     monkeypatch.setitem(sys.modules, "cupy", cupy)
 
 
@@ -29,10 +30,10 @@ def unloadable_cupy(monkeypatch, error):
 
 
 def raising(error):
-    def device_count():
+    def call():
         raise error
 
-    return device_count
+    return call
 
 
 TWO_LINES = "libnvrtc.so.13: cannot open shared object file\n  (please reinstall CuPy)"
@@ -57,6 +58,10 @@ WITHOUT_A_GPU = {
     "no device": (
         lambda patch: fake_cupy(patch, lambda: 0),
         r"cupy finds no NVIDIA GPU on this machine; use a machine",
+    ),
+    "no compiler": (
+        lambda patch: fake_cupy(patch, lambda: 1, raising(RuntimeError("No such file: libnvrtc.so.13\nthere"))),
+        r"cupy finds no NVRTC, CUDA's compiler \(No such file: libnvrtc.so.13\); run: pip install nvidia-cuda-nvrtc",
     ),
 }
 
@@ -129,3 +134,36 @@ def test_importing_the_package_does_not_even_try_to_import_cupy(tmp_path):
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "capability", "expected"),
+    [
+        ("auto", "cpu", None, "float32"),
+        ("float32", "cpu", None, "float32"),
+        ("auto", "gpu", "80", "bfloat16"),
+        ("auto", "gpu", "90", "bfloat16"),
+        ("auto", "gpu", "120", "bfloat16"),
+        ("tf32", "gpu", "80", "tf32"),
+        ("float32", "gpu", "75", "float32"),
+    ],
+)
+def test_precision(cupy, monkeypatch, asked, device, capability, expected):
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", capability)
+    assert backend.resolve_precision(asked, device) == (expected, None)
+
+
+@pytest.mark.parametrize("asked", ["auto", "bfloat16", "tf32"])
+def test_a_gpu_without_tensor_cores_computes_in_float32_and_says_so(cupy, monkeypatch, asked):
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
+    precision, line = backend.resolve_precision(asked, "gpu")
+    assert precision == "float32"
+    assert line is not None
+    assert "compute capability 7.5" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("asked", ["bfloat16", "tf32"])
+def test_tensor_cores_are_not_asked_of_a_cpu(asked):
+    with pytest.raises(InputError, match=f"^--precision {asked} is for a GPU; run with --device gpu"):
+        backend.resolve_precision(asked, "cpu")

@@ -17,6 +17,7 @@ FLOORS = [
     ["kernels.cpu", "kernels.cuda"],
     ["kernels"],
     ["layers"],
+    ["fused_layers"],
     ["preprocessing"],
     ["network"],
     ["models", "forward_pass"],

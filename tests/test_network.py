@@ -408,8 +408,7 @@ def losses(network: Network, images: Numbers, labels: Numbers, steps: int, seed:
     for step in range(steps):
         dropping = None if seed is None else Chances.of(np.arange(len(images)), seed, Purpose.DROPOUT, step)
         scores, trace = network.forward(images, chances=dropping)
-        loss, probabilities = kernels.softmax_cross_entropy_forward(scores, labels)
-        d_scores = kernels.softmax_cross_entropy_backward(probabilities, labels)
+        loss, d_scores = kernels.softmax_cross_entropy(scores, labels, of=len(labels))
         _, gradients = network.backward(trace, d_scores, input_gradient=False)
         for name, parameter in network.parameters.items():
             kernels.sgd_update(parameter, velocities[name], gradients[name], 0.05, 0.9, 0.0)

@@ -30,11 +30,11 @@ from npconvnet.kernels.cpu import (
     max_pool2d_separable,
     relu,
     sgd,
-    softmax_cross_entropy,
 )
 from npconvnet.kernels.cpu import augment as _augment
 from npconvnet.kernels.cpu import dropout as _dropout
 from npconvnet.kernels.cpu import max_pool2d as _max_pool2d
+from npconvnet.kernels.cpu import softmax_cross_entropy as _softmax_cross_entropy
 from npconvnet.kernels.views import Views as Views
 
 P = ParamSpec("P")
@@ -91,9 +91,8 @@ flatten_forward = by_device(flatten.flatten_forward)
 flatten_backward = by_device(flatten.flatten_backward)
 add_forward = by_device(add.add_forward)
 add_backward = by_device(add.add_backward)
-softmax = by_device(softmax_cross_entropy.softmax)
-softmax_cross_entropy_forward = by_device(softmax_cross_entropy.softmax_cross_entropy_forward)
-softmax_cross_entropy_backward = by_device(softmax_cross_entropy.softmax_cross_entropy_backward)
+softmax = by_device(_softmax_cross_entropy.softmax)
+softmax_cross_entropy = by_device(_softmax_cross_entropy.softmax_cross_entropy)
 to_bfloat16 = by_device(bfloat16.to_bfloat16, bfloat16_in_parts.to_bfloat16)
 from_bfloat16 = by_device(bfloat16.from_bfloat16)
 sum_of_words = by_device(bfloat16.sum_of_words, bfloat16_in_parts.sum_of_words)

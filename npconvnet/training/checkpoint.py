@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from npconvnet.backend import array_module, to_device
+from npconvnet.backend import Precision, array_module, to_device
 from npconvnet.errors import InputError
 from npconvnet.network import Network
 from npconvnet.training.optimizer import SGD
@@ -87,11 +87,12 @@ def require_finite(network: Network, position: Position) -> None:
             raise InputError(diverged(f"{name} is not finite", position))
 
 
-def diverged(what: str, position: Position) -> str:
-    """The one line that says where a run broke down and what to do."""
+def diverged(what: str, position: Position, precision: Precision = "float32") -> str:
+    """The one line that says where a run in that `precision` broke down and what to do."""
+    way_out = " or --precision float32" if precision == "bfloat16" else ""
     return (
         f"{what} after step {position.step} (epoch {position.epoch + 1}): the run has diverged; the last good "
-        f"checkpoint is kept; try a smaller --learning-rate"
+        f"checkpoint is kept; try a smaller --learning-rate{way_out}"
     )
 
 

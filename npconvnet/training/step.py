@@ -20,17 +20,15 @@ def loss_and_gradients(
     into: Mapping[str, Array] | None = None,
     of: int | None = None,
     ready: Callable[[Gradients], None] | None = None,
-) -> tuple[float, Gradients]:
+) -> tuple[Array, Gradients]:
     """The mean cross-entropy over a batch `x` (N, H, W, 3) with its `labels` (N,), and its gradients by parameter.
 
-    `chances`, those of the N images, are for dropout; without them nothing is dropped. The gradients of the step
-    before, given as `into`, may be written over. Where `x` is one part of a larger batch, `of` so many images, the
-    loss and the gradients are its parts of theirs: those of all parts add up to the mean. `ready` is called with
-    gradients as soon as they are done.
+    The loss is an array () on the device, which nobody has waited for. `chances`, those of the N images, are for
+    dropout; without them nothing is dropped. The gradients of the step before, given as `into`, may be written over.
+    Where `x` is one part of a larger batch, `of` so many images, the loss and the gradients are its parts of theirs:
+    those of all parts add up to the mean. `ready` is called with gradients as soon as they are done.
     """
     run = ForwardPass(network, x, chances)
-    loss, probabilities = kernels.softmax_cross_entropy_forward(run.scores, labels)
-    part = len(labels) / (of or len(labels))
-    d_scores = part * kernels.softmax_cross_entropy_backward(probabilities, labels)
+    loss, d_scores = kernels.softmax_cross_entropy(run.scores, labels, of or len(labels))
     _, gradients = run.backward(d_scores, input_gradient=False, into=into, ready=ready)
-    return part * float(loss), gradients
+    return loss, gradients

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import measuring, train_step
+from bench.workload import Workload
 from npconvnet.cli import run
 from npconvnet.parallel import threads
 
@@ -24,7 +25,7 @@ def report(*arguments):
 
 
 def tiny(batch_size=2, *, inference=False, threads=None):
-    return train_step.Workload("tiny", True, batch_size, "cpu", inference, threads)
+    return Workload("tiny", True, batch_size, "cpu", inference, threads)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_threads_are_reported(own_threads):
 
 
 def test_competitors_that_compute_something_else_are_an_error(torch, monkeypatch):
-    wrong = train_step.Competitor(lambda: 1.0, lambda: None, lambda: 0)
+    wrong = train_step.Competitor(lambda: 1.0, lambda: None)
     monkeypatch.setattr(train_step, "torch_competitor", lambda *_: wrong)
     monkeypatch.setattr(train_step, "peak_memories", lambda names, _: dict.fromkeys(names, 0))
     result = CliRunner().invoke(train_step.main, [*QUICK, "--batch-size", "2", "--against", "torch"])

@@ -1,9 +1,12 @@
 """Runs CUDA kernels on the CPU: g++ compiles the source behind cuda_on_cpu.h, and ctypes calls it.
 
 What CUDA leaves to its user is checked here: arguments are as many and of the types that the kernel takes, arrays are
-contiguous, nothing is written beside them, and no number grows too large for its type (g++ -fsanitize=undefined).
+contiguous, nothing is read or written beside them, no number grows too large for its type (g++ -fsanitize=undefined),
+all threads reach a barrier, and a block has the shared memory that it was given. Where a test runs a kernel once as it
+is and once `backwards`, threads that should have waited for one another are found too.
 """
 
+import atexit
 import ctypes
 import os
 import shutil
@@ -16,15 +19,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from tests.cuda_on_cpu.fenced_memory import ALIGNMENT, NONSENSE, FencedMemory
+
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-#: Products and sums are rounded one by one, as by NumPy.
-COMMAND = ["g++", "-x", "c++", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-fsanitize=undefined"]
+#: What the header declares. It is compiled once, and never reports numbers that grow too large.
+SOURCES = sorted(HEADER.parent.glob("*.cpp"))
+#: Products and sums are rounded one by one, as by NumPy; each library keeps what is its own (visibility).
+COMMAND = """
+    g++ -std=c++17 -march=native -fPIC -ffp-contract=off -fvisibility=hidden -U_FORTIFY_SOURCE
+""".split()  # noqa: SIM905
+#: For kernels. Pointers are cast as CUDA allows it; what is not written here may be written all the same (addressable).
+KERNEL = """
+    -O2 -shared -fsanitize=undefined -fno-strict-aliasing -fno-ipa-reference-addressable -x c++
+""".split()  # noqa: SIM905
 #: What CUDA allows: blocks of a grid along x, y and z, threads of a block likewise, and all threads of a block.
 GRID, BLOCK, THREADS = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024
-#: Bytes on either side of an array that a kernel must leave alone.
-MARGIN = 1024
+#: Bytes of shared memory that a block may have, unasked and on an sm_80 at most.
+SHARED, MOST_SHARED = 48 << 10, 163 << 10
+#: Dynamic shared memory begins at a multiple of this.
+SHARED_ALIGNMENT = 128
+#: Larger arrays that are only read are not copied behind a fence.
+LARGE = 64 << 20
 
 #: Whether the last thread of the last block goes first.
 backwards = False
@@ -36,39 +54,90 @@ class CompileError(Exception):
     """In the compiler's words."""
 
 
+class _Launch(ctypes.Structure):
+    """`Launch` of launch.cpp."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("arguments", ctypes.c_void_p),
+        ("dynamic_shared", ctypes.c_void_p),
+        ("dynamic_shared_size", ctypes.c_size_t),
+        ("backwards", ctypes.c_bool),
+        ("fault", ctypes.c_void_p),
+    )
+
+
 @cache
 def compile_kernel(code: str, name: str, options: tuple[str, ...]) -> ctypes.CDLL:
     """The kernel `name` of the CUDA source `code`; skips the test where there is no g++."""
     if shutil.which("g++") is None:
         pytest.skip("CUDA kernels run on the CPU where there is g++")
+    # Without a name, the namespace keeps what it holds from the kernels of other libraries, and unused parts out.
+    whole = f"namespace {{\n#line 1\n{code}\n}}\nRUN_ON_CPU({name})\n"
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernel.so"
-        command = [*COMMAND, *options, "-include", str(HEADER), "-", "-o", str(library)]
-        done = subprocess.run(command, input=f"{code}\nRUN_ON_CPU({name})\n", text=True, capture_output=True)
-        if done.returncode:
-            raise CompileError(done.stderr)
+        files = ["-include", HEADER, "-", "-x", "none", *_compiled_sources(), "-o", library]
+        _run([*COMMAND, *KERNEL, *options, *files], whole)
         compiled = ctypes.CDLL(str(library))
-    compiled.parameters.restype = ctypes.c_char_p
+    compiled.parameters.restype = compiled.launch.restype = ctypes.c_char_p
+    compiled.static_shared_size.restype = ctypes.c_size_t
     return compiled
 
 
-def launch(kernel: ctypes.CDLL, grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
-    """Runs all threads. Arrays stand for memory on the device, all else are numbers, which keep their types."""
+@cache
+def _compiled_sources() -> list[Path]:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    _run([*COMMAND, "-O3", "-c", *SOURCES], cwd=folder)
+    return sorted(folder.glob("*.o"))
+
+
+def _run(command: list[Any], code: str = "", cwd: Path | None = None) -> None:
+    done = subprocess.run(command, input=code, text=True, capture_output=True, cwd=cwd)
+    if done.returncode:
+        raise CompileError(done.stderr)
+
+
+def launch(
+    kernel: ctypes.CDLL,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    arguments: Sequence[Any],
+    shared_bytes: int = 0,
+    most_shared_bytes: int = 0,
+) -> None:
+    """Runs all threads. Arrays stand for memory on the device, all else are numbers, which keep their types.
+
+    A block has `shared_bytes` of dynamic shared memory, for which `most_shared_bytes` were asked beforehand, if any.
+    """
     grid, block = _three(grid, GRID), _three(block, BLOCK)
     if np.prod(block) > THREADS:
         raise ValueError(f"a block has {np.prod(block)} threads, and at most {THREADS}")
+    _check_shared_memory(kernel.static_shared_size(), shared_bytes, most_shared_bytes)
     parameters = kernel.parameters().decode().split()
     if len(arguments) != len(parameters):
         raise TypeError(f"{len(arguments)} arguments for {len(parameters)} parameters")
-    values = [_argument(x, parameter) for x, parameter in zip(arguments, parameters, strict=True)]
-    pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value, _ in values))
-    sizes = (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block)
+    memory = _Memory()
+    values = [memory.value(x, parameter) for x, parameter in zip(arguments, parameters, strict=True)]
+    pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+    shared = FencedMemory(-(-shared_bytes // SHARED_ALIGNMENT) * SHARED_ALIGNMENT)
+    how = _Launch(grid, block, ctypes.addressof(pointers), shared.bytes.ctypes.data, shared_bytes, backwards, None)
+    complaints: list[str] = []
+
+    def run() -> None:
+        if complaint := kernel.launch(ctypes.byref(how)):
+            complaints.append(complaint.decode())
+
     with _one_at_a_time:
-        complaints = _written_to_stderr(lambda: kernel.launch(*sizes, pointers, ctypes.c_bool(backwards)))
-    if complaints:
-        raise RuntimeError(complaints)
-    for _, finish in values:
-        finish()
+        printed = _written_to_stderr(run)
+    if how.fault is not None:
+        complaints.append(memory.nearest(how.fault, shared))
+    if printed or complaints:
+        raise RuntimeError("\n".join([*complaints, printed]))
+    if shared.is_written_beside() or (shared.bytes[shared_bytes:] != NONSENSE).any():
+        raise RuntimeError(f"the kernel wrote beside its dynamic shared memory, {shared_bytes} bytes")
+    memory.finish()
 
 
 def _three(sizes: tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
@@ -78,35 +147,81 @@ def _three(sizes: tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def _argument(x: Any, parameter: str) -> tuple[np.ndarray[Any, Any], Callable[[], None]]:
-    """The value of a parameter, in an array of one, and what is to be done when the kernel has run."""
-    access, _, wanted = parameter.rpartition(":")
-    given = "V" + wanted[1:] if _is_bytes_of(x, wanted) else np.asarray(x).dtype.str[1:]
-    if (given, isinstance(x, np.ndarray)) != (wanted, bool(access)):
-        raise TypeError(f"{x!r} was given for a parameter {parameter}")
-    if not access:
-        return np.asarray(x).reshape(1), lambda: None
-    if not x.flags.c_contiguous:
-        raise TypeError(f"an array with strides {x.strides} was given for a parameter {parameter}")
-    if access == "in":
-        return np.array([x.ctypes.data]), lambda: None
-
-    fenced = np.full(x.nbytes + 2 * MARGIN, 0xFF, np.uint8)
-    inside = fenced[MARGIN : MARGIN + x.nbytes]
-    inside[:] = x.reshape(-1).view(np.uint8)
-
-    def finish() -> None:
-        if (fenced[:MARGIN] != 0xFF).any() or (fenced[MARGIN + x.nbytes :] != 0xFF).any():
-            raise RuntimeError(f"the kernel wrote beside its array {x.shape}")
-        x.reshape(-1).view(np.uint8)[:] = inside
-
-    return np.array([inside.ctypes.data]), finish
+def _check_shared_memory(static: int, dynamic: int, most_dynamic: int) -> None:
+    if static > SHARED:
+        raise ValueError(f"the kernel has {static} bytes of static shared memory, and at most {SHARED}")
+    if static + max(dynamic, most_dynamic) > MOST_SHARED:
+        raise ValueError(f"{static} + {max(dynamic, most_dynamic)} bytes of shared memory are more than {MOST_SHARED}")
+    if dynamic > (most_dynamic or SHARED - static):
+        raise ValueError(
+            f"a block is to have {dynamic} bytes of shared memory, and max_dynamic_shared_size_bytes is "
+            f"{most_dynamic or 'not set'}"
+        )
 
 
-def _is_bytes_of(x: Any, wanted: str) -> bool:
+class _Memory:
+    """The arrays of one launch, each in memory with a fence of its own while the kernel runs."""
+
+    def __init__(self) -> None:
+        self._fenced: dict[tuple[int, int], tuple[npt.NDArray[Any], FencedMemory, set[str]]] = {}
+
+    def value(self, x: Any, parameter: str) -> npt.NDArray[Any]:
+        """What the kernel gets for `x`, in an array of one; raises TypeError where it is not what a parameter takes."""
+        access, _, wanted = parameter.rpartition(":")
+        if not access:
+            return _number(x, wanted)
+        if x is None:
+            return np.zeros(1, np.uint64)
+        if not isinstance(x, np.ndarray) or (x.dtype.str[1:] != wanted and not _are_structs(x, wanted)):
+            raise TypeError(f"{x!r} was given for a parameter {parameter}")
+        if not x.flags.c_contiguous:
+            raise TypeError(f"an array with strides {x.strides} was given for a parameter {parameter}")
+        if access == "in" and x.nbytes > LARGE:
+            return np.array([x.ctypes.data])
+        return np.array([self._fence(x, access).bytes.ctypes.data])
+
+    def _fence(self, x: npt.NDArray[Any], access: str) -> FencedMemory:
+        """That of `x`, which may be given several times, as a whole."""
+        key = x.ctypes.data, x.nbytes
+        if key not in self._fenced:
+            self._fenced[key] = x, FencedMemory(x.nbytes, x.ctypes.data % ALIGNMENT), set()
+            self._fenced[key][1].bytes[:] = x.reshape(-1).view(np.uint8)
+        _, memory, accesses = self._fenced[key]
+        accesses.add(access)
+        return memory
+
+    def finish(self) -> None:
+        """Gives the arrays what was written; raises RuntimeError where it was written beside one."""
+        for x, memory, accesses in self._fenced.values():
+            if memory.is_written_beside():
+                raise RuntimeError(f"the kernel wrote beside its array {x.dtype} {x.shape}")
+            if "out" in accesses:
+                if sum(np.may_share_memory(x, other) for other, _, _ in self._fenced.values()) > 1:
+                    raise RuntimeError(f"the kernel writes to {x.dtype} {x.shape}, which overlaps another argument")
+                x.reshape(-1).view(np.uint8)[:] = memory.bytes
+
+    def nearest(self, address: int, shared: FencedMemory) -> str:
+        """What of the kernel's lies nearest to `address`, in words."""
+        places = [(memory, f"its array {x.dtype} {x.shape}") for x, memory, _ in self._fenced.values()]
+        places.append((shared, "its dynamic shared memory"))
+        memory, name = min(places, key=lambda place: abs(place[0].distance(address)))
+        distance = memory.distance(address)
+        where = "before" if distance < 0 else "behind"
+        return f"the kernel reads or writes beside {name}: {abs(distance)} bytes {where} it"
+
+
+def _number(x: Any, wanted: str) -> npt.NDArray[Any]:
+    """`x`, a number or a struct, in an array of one; of an array CuPy takes the bytes, if it has but one element."""
+    value = np.array(x)
+    is_struct = value.dtype.kind == "V" and value.size == 1
+    if value.dtype.str[1:] != wanted or (isinstance(x, np.ndarray) and not is_struct):
+        raise TypeError(f"{x!r} was given for a parameter {wanted}")
+    return value.reshape(1)
+
+
+def _are_structs(x: npt.NDArray[Any], wanted: str) -> bool:
     """Whether `x` are the bytes of some structs."""
-    is_bytes = isinstance(x, np.ndarray) and x.dtype == np.uint8
-    return is_bytes and wanted.startswith("V") and x.nbytes % int(wanted[1:]) == 0
+    return x.dtype == np.uint8 and wanted.startswith("V") and x.nbytes % int(wanted[1:]) == 0
 
 
 def _written_to_stderr(call: Callable[[], object]) -> str:

@@ -80,4 +80,4 @@ def test_cuda_kernels_are_called_as_their_definitions():
     twins = {d: twin for d in definitions if (twin := kernels._cuda_twin(d)) is not d}
     assert twins
     for definition, twin in twins.items():
-        assert inspect.signature(twin) == inspect.signature(definition)
+        assert inspect.signature(twin, eval_str=True) == inspect.signature(definition, eval_str=True)

@@ -2,15 +2,7 @@
 //     words[i] = the upper half of x[i], rounded to nearest, ties to even;  x[i] = words[i], followed by 16 zero bits
 //     sums[i]  = the words of the float32 sum of column i of parts (rows, count), from the first row to the last
 // Every element of the result is overwritten, by the one thread that computes it. Nothing else is written.
-
-__device__ unsigned short rounded(float x) {
-    const unsigned bits = __float_as_uint(x), odd = bits >> 16 & 1;  // of two neighbours as near, to the even one
-    return x == x ? (bits + 0x7FFF + odd) >> 16 : 0x7FC0;            // a NaN's bits may carry over
-}
-
-__device__ float extended(unsigned short word) {
-    return __uint_as_float((unsigned)word << 16);
-}
+#include "bfloat16.cuh"
 
 constexpr int PER_THREAD = 4;  // as in bfloat16.py
 

@@ -1,16 +1,94 @@
-"""What holds for every .cu file: nvcc compiles it, and NVRTC can, which has no headers and reads what CuPy writes."""
+"""What holds for every .cu file: it compiles for all GPUs with tensor cores, and keeps what it computes in registers.
 
+NVRTC compiles, as it does for CuPy, where the package nvidia-cuda-nvrtc is installed, else nvcc: neither needs a GPU.
+"""
+
+import ctypes
+import importlib
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from npconvnet.kernels import cuda
-from npconvnet.kernels.cuda.compile import OPTIONS
+from npconvnet.kernels.cuda.compile import OPTIONS, written_out
 
-SOURCES = sorted(Path(cuda.__file__).parent.glob("*.cu"))
-over_sources = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+FOLDER = Path(cuda.__file__).parent
+SOURCES, HEADERS = sorted(FOLDER.glob("*.cu")), sorted(FOLDER.glob("*.cuh"))
+ARCHITECTURES = "sm_80", "sm_90a"
+#: What the compiler of a source's registers says for each of its kernels.
+MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+
+over_files = pytest.mark.parametrize("path", SOURCES + HEADERS, ids=lambda path: path.name)
+
+
+def variants() -> list[Any]:
+    """Each source with each set of constants that the module beside it compiles it with."""
+    return [
+        pytest.param(source, constants, id="-".join([source.name, *map(str, constants.values())]))
+        for source in SOURCES
+        for constants in getattr(importlib.import_module(f"{cuda.__name__}.{source.stem}"), "VARIANTS", [{}])
+    ]
+
+
+def by_nvcc(code: str, options: list[str], folder: Path) -> str:
+    """What nvcc says about `code`; raises AssertionError where it does not compile."""
+    (folder / "kernel.cu").write_text(code)
+    command = ["nvcc", "-cubin", "-Xptxas", "-v", *options, "kernel.cu"]
+    done = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def by_nvrtc(code: str, options: list[str], folder: Path) -> str:
+    """What NVRTC says about `code`; raises AssertionError where it does not compile."""
+    library, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
+    assert library is not None
+    every = [option.encode() for option in ["--ptxas-options=-v", *options]]
+    assert library.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernel.cu", 0, None, None) == 0
+    error = library.nvrtcCompileProgram(program, len(every), (ctypes.c_char_p * len(every))(*every))
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    assert error == 0, log.value.decode()
+    return log.value.decode()
+
+
+@cache
+def nvrtc() -> ctypes.CDLL | None:
+    """The library of the package, if it is installed."""
+    try:
+        files = metadata.files("nvidia-cuda-nvrtc") or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next(
+        (ctypes.CDLL(str(file.locate())) for file in files if re.fullmatch(r"libnvrtc\.so\.\d+", file.name)), None
+    )
+
+
+@pytest.fixture
+def compiler() -> Callable[[str, list[str], Path], str]:
+    if nvrtc():
+        return by_nvrtc
+    if shutil.which("nvcc"):
+        return by_nvcc
+    pytest.skip("neither nvcc nor NVRTC (pip install nvidia-cuda-nvrtc) is installed")
+
+
+def check(compiler, code, options, folder):
+    """Raises AssertionError unless `code` compiles without a warning, and no kernel has memory for registers."""
+    log = compiler(code, [*options, *OPTIONS, "-Werror=all-warnings"], folder)
+    assert "warning" not in log, log
+    kernels = MEMORY.findall(log)
+    assert kernels, log
+    assert set(kernels) == {("0", "0", "0")}, log
 
 
 def test_each_stands_beside_the_module_that_launches_it():
@@ -18,18 +96,41 @@ def test_each_stands_beside_the_module_that_launches_it():
     assert all(source.with_suffix(".py").exists() for source in SOURCES)
 
 
-@over_sources
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
-def test_nvcc_compiles_it(source, architecture, tmp_path):
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc is not installed")
-    command = ["nvcc", "-cubin", f"-arch={architecture}", "-Werror=all-warnings", *OPTIONS, source]
-    done = subprocess.run([*command, "-o", tmp_path / "kernel.cubin"], text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(("source", "constants"), variants())
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_compiles_and_keeps_its_numbers_in_registers(compiler, tmp_path, architecture, source, constants):
+    macros = [f"-D{macro}={value}" for macro, value in constants.items()]
+    check(compiler, written_out(source), [f"-arch={architecture}", *macros], tmp_path)
 
 
-@over_sources
-def test_it_begins_with_what_it_computes_and_includes_nothing(source):
-    text = source.read_text(encoding="ascii")  # CuPy writes it to a file in the encoding of the machine
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("x[0] = y;", "y"),
+        ("int unused;", "never referenced"),
+        ("int many[100]; for (int i = 0; i < 100; i++) many[i] = x[i]; x[0] = many[x[1]];", "400 bytes stack frame"),
+    ],
+)
+def test_a_kernel_that_does_not_is_found(compiler, tmp_path, body, message):
+    code = f'extern "C" __global__ void k(int* x) {{ {body} }}'
+    with pytest.raises(AssertionError, match=message):
+        check(compiler, code, ["-arch=sm_80"], tmp_path)
+
+
+@over_files
+def test_it_begins_with_what_it_computes(path):
+    text = path.read_text(encoding="ascii")  # CuPy writes it to a file in the encoding of the machine
     assert all(line.startswith("//") for line in text.splitlines()[:3])
-    assert "#include" not in text
+
+
+@over_files
+def test_it_includes_headers_of_this_folder_alone(path):
+    for line in re.findall(r"^\s*#\s*include.*", path.read_text(), re.MULTILINE):
+        named = re.fullmatch(r'#include "(\w+\.cuh)"', line)
+        assert named
+        assert FOLDER / named[1] in HEADERS
+
+
+@over_files
+def test_ptx_is_in_one_header_alone(path):
+    assert path.name == "ptx.cuh" or not re.search(r"\basm\b", path.read_text())

@@ -1,18 +1,26 @@
-"""`python -m tests.training.distributed.gpus COUNT SCRIPT ...` runs SCRIPT where there are so many GPUs: stand-ins."""
+"""`python -m tests.training.distributed.gpus COUNT SCRIPT ...` runs SCRIPT where there are so many GPUs: stand-ins.
+
+They run the definitions of the kernels, for it is the ranks that are tested here. Where COUNT is "emulated" there is
+one GPU, which runs the kernels themselves.
+"""
 
 import runpy
 import sys
 
+from npconvnet import kernels
 from tests import stand_in_cupy, stand_in_nccl
 
 
-def pretend(count: int) -> None:
+def pretend(count: int, emulated: bool = False) -> None:
     """From now on CuPy is the stand-in, and finds `count` GPUs."""
     sys.modules |= {"cupy": stand_in_cupy, "cupy.cuda.nccl": stand_in_nccl}
     stand_in_cupy.runtime.getDeviceCount = lambda: count
+    if not emulated:
+        kernels._cuda_twin = lambda definition: definition  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
-    pretend(int(sys.argv[1]))
+    count = sys.argv[1]
+    pretend(1, emulated=True) if count == "emulated" else pretend(int(count))
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")

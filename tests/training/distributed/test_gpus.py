@@ -17,6 +17,7 @@ def train(toy, output, ranks, *options, gpus=0):
     """One epoch of 20 pictures."""
     script = ["-m", "tests.training.distributed.gpus", gpus] if gpus else []
     usual = ["--data", toy, "--output", output, "--model", "tiny", "--epochs", 1, "--batch-size", 3]
+    usual += ["--precision", "float32"]
     return on_ranks(ranks, *script, "train_imagenet.py", *usual, "--device", "gpu" if gpus else "cpu", *options)
 
 

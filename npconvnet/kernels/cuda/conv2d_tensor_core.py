@@ -1,0 +1,480 @@
+"""Launches conv2d_tensor_core.cu: convolutions and linear layers on the tensor cores (sm_80 and later).
+
+Arrays are uint16, words of bfloat16, or float32, which the tensor cores round to TF32; sums are float32 in either case.
+The functions are those of kernels/cpu/conv2d.py and kernels/cpu/linear.py, with bias, ReLU and max pooling at the end
+of the forward ones. Channels are copied 16 bytes at a time: 8 words or 4 numbers. Where the channels of a group are no
+multiple of that, arrays are first copied with zeros behind them.
+
+What to expect, by reckoning. Each of the three takes 2·N·P·Q·K·R·S·C/groups operations: of the paper's net at 256
+images, 153 GFLOP for conv2, 40–50 for each of the other convolutions, and 19 for fc6. An H100 multiplies at 990 TFLOP/s
+in bfloat16 (half of that in TF32), about 620 of which mma.sync can reach. Only layers with fewer than some 200
+operations for a byte of their arrays wait for memory. A stage of a 256×128 tile reads 48 KiB for 4.2 MFLOP, mostly from
+the L2 cache: at 450 TFLOP/s that is 5.3 TB/s, about all it gives. So large layers should run at 60–75 % of what
+mma.sync can reach, less what the last, incomplete round of blocks wastes.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from npconvnet.backend import Array, array_module
+from npconvnet.kernels.cuda.arguments import ANY, require
+from npconvnet.kernels.cuda.compile import kernel
+from npconvnet.kernels.cuda.sum_of_parts import sum_of_parts
+from npconvnet.kernels.shapes import NO_PADDING, Padding, Pooling, Rounding, place_windows
+
+SOURCE = "conv2d_tensor_core.cu"
+ELEMENTS = (np.dtype(np.uint16), np.dtype(np.float32))
+
+#: Values of PROBLEM in conv2d_tensor_core.cu.
+FPROP, POOLED_FPROP, DGRAD, WGRAD = range(4)
+
+#: The fields of `Problem` in conv2d_tensor_core.cu.
+FIELDS = """
+    N H W C K R S P Q stride top left groups
+    steps steps_of_part columns_of_tiles has_bias relu in_parts
+    pooled_P pooled_Q window_P window_Q pool_stride pool_top pool_left tile_P tile_Q
+""".split()  # noqa: SIM905
+PROBLEM = np.dtype([(name, "i4") for name in FIELDS])
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block computes: `rows` × `columns` sums; `stages` of 128 bytes a row and a column are on their way.
+
+    `speed` is how fast a GPU full of such blocks is, beside one full of the largest: a small tile reads more for each
+    product. An estimate, for choosing among them.
+    """
+
+    rows: int
+    columns: int
+    stages: int
+    speed: float
+
+    @property
+    def threads(self) -> int:
+        """Of a block: THREADS in implicit_gemm.cuh."""
+        return 64 * self.rows // (32 if self.rows < 128 else 64)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What a block takes of the shared memory of its SM."""
+        return self.stages * 128 * (self.rows + self.columns)
+
+    def constants(self, problem: int, element: np.dtype[Any]) -> dict[str, int]:
+        """What the source leaves open."""
+        return {
+            "PROBLEM": problem,
+            "ELEMENT_BYTES": element.itemsize,
+            "TILE_ROWS": self.rows,
+            "TILE_COLUMNS": self.columns,
+            "STAGES": self.stages,
+        }
+
+
+LARGE, MEDIUM, NARROW, SMALL = (
+    Tile(256, 128, 3, 1.0),
+    Tile(128, 128, 3, 0.85),
+    Tile(256, 64, 4, 0.7),
+    Tile(64, 64, 4, 0.4),
+)
+
+#: Those that each problem chooses from.
+TILES = {
+    FPROP: (LARGE, MEDIUM, NARROW, SMALL),
+    POOLED_FPROP: (LARGE, NARROW),
+    DGRAD: (LARGE, MEDIUM, NARROW, SMALL),
+    WGRAD: (LARGE, MEDIUM, SMALL),
+}
+
+#: The constants of every variant that is ever launched.
+VARIANTS = [
+    tile.constants(problem, element) for problem, tiles in TILES.items() for element in ELEMENTS for tile in tiles
+]
+
+#: SMs of an H100, and the shared memory that a block may have there.
+PROCESSORS, SHARED_BYTES = 132, 227 * 1024
+#: What a block spends besides its stages, in stages: the first come late, and the sums are to be stored.
+OVERHEAD = 4
+#: Numbers of partial sums that are written and read in the time of one stage of a 128×128 tile.
+PARTIAL_SUMS = 170_000
+#: Parts of a sum, at most; and the stages that a part has at least.
+MOST_PARTS, LEAST_STEPS = 64, 4
+
+
+# ---- convolutions ----------------------------------------------------------------------------------------------------
+
+
+def conv2d_forward(
+    x: Array,
+    w: Array,
+    stride: int = 1,
+    padding: Padding = NO_PADDING,
+    groups: int = 1,
+    rounding: Rounding = "floor",
+    *,
+    bias: Array | None = None,
+    relu: bool = False,
+    dtype: npt.DTypeLike | None = None,
+) -> Array:
+    """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups).
+
+    `bias` (K,), float32, is added if given; no element is below 0 if `relu`. y is of the type `dtype`, or else of that
+    of x. Raises TypeError for arrays of other types and shapes.
+    """
+    x, w, bias, fields = _forward("conv2d_forward", x, w, bias, stride, padding, groups, rounding)
+    N, P, Q, K = (fields[size] for size in "NPQK")
+    matrices = Matrices(N * P * Q, K // groups, _stages(math.prod(w.shape[1:]), x.dtype), groups)
+    y: Array = array_module(x).empty((N, P, Q, K), dtype or x.dtype)
+    _multiply(FPROP, matrices, fields, x, w, y, bias, relu)
+    return y
+
+
+def conv2d_pool_forward(
+    x: Array,
+    w: Array,
+    bias: Array,
+    stride: int,
+    padding: Padding,
+    groups: int,
+    rounding: Rounding,
+    pool: Pooling,
+) -> tuple[Array, Array]:
+    """(y, switches) of convolution, bias, ReLU and max pooling; what is pooled is never written.
+
+    y is of the type of `x`, the switches are uint8. Both are (N, ., ., K), as kernels/cpu/max_pool2d.py defines them:
+    the maxima are found in float32. Raises TypeError for arrays of other types and shapes, and ValueError where a
+    window of the pooling has more than 256 pixels.
+    """
+    if math.prod(pool.window) > 256:
+        raise ValueError(f"the offsets in a window of {pool.window} pixels do not fit into a byte")
+    x, w, biases, fields = _forward("conv2d_pool_forward", x, w, bias, stride, padding, groups, rounding)
+    pooled = pool.place((fields["P"], fields["Q"])).outputs
+    xp, shape = array_module(x), (len(x), *pooled, len(w))
+    y: Array = xp.empty(shape, x.dtype)
+    switches: Array = xp.empty(shape, np.uint8)
+
+    rectangles = {tile: _rectangle(tile.rows, pooled, pool) for tile in TILES[POOLED_FPROP]}
+    row_tiles = {tile: len(x) * math.prod(_tiles(pooled, rectangle)) for tile, rectangle in rectangles.items()}
+    matrices = Matrices(0, len(w) // groups, _stages(math.prod(w.shape[1:]), x.dtype), groups)
+    tile = _fastest_tile(xp, row_tiles, matrices)
+    top, _, left, _ = pool.padding
+    sizes = *pooled, *pool.window, pool.stride, top, left, *rectangles[tile]
+    fields |= dict(zip(FIELDS[-9:], sizes, strict=True)) | {"relu": True, "has_bias": True}
+    _launch(POOLED_FPROP, tile, row_tiles[tile], matrices, fields, x, w, bias=biases, y=y, switches=switches)
+    return y, switches
+
+
+def conv2d_backward_input(
+    dy: Array,
+    w: Array,
+    x_shape: tuple[int, ...],
+    stride: int = 1,
+    padding: Padding = NO_PADDING,
+    groups: int = 1,
+    rounding: Rounding = "floor",
+) -> Array:
+    """dx (N, H, W, C), of the type of `dy` (N, P, Q, K), through the filters `w` (K, R, S, C / groups).
+
+    Raises TypeError for arrays of other types and shapes.
+    """
+    name = "conv2d_backward_input"
+    w = require(name, "w", w, ELEMENTS, (ANY, ANY, ANY, x_shape[3] // groups))
+    fields = _fields(x_shape, w.shape, stride, padding, groups, rounding)
+    dy = require(name, "dy", dy, w.dtype, [fields[size] for size in "NPQK"])
+    dy, w = _in_chunks(dy, 3, groups), _in_chunks(_in_chunks(w, 0, groups), 3)
+    K, R, S, C = w.shape
+    matrices = Matrices(math.prod(x_shape[:3]), C, R * S * _stages(K // groups, w.dtype), groups)
+    dx: Array = array_module(dy).empty((*x_shape[:3], C * groups), w.dtype)
+    _multiply(DGRAD, matrices, fields | {"C": C * groups, "K": K}, dy, w, dx)
+    return _without_zeros(dx, 3, x_shape[3], groups)
+
+
+def conv2d_backward_filters(
+    dy: Array,
+    x: Array,
+    w_shape: tuple[int, ...],
+    stride: int = 1,
+    padding: Padding = NO_PADDING,
+    groups: int = 1,
+    rounding: Rounding = "floor",
+    *,
+    out: Array | None = None,
+) -> Array:
+    """dw (K, R, S, C / groups), float32, of `dy` (N, P, Q, K) and `x` (N, H, W, C); in the memory of `out` if given.
+
+    Raises TypeError for arrays of other types and shapes, and an `out` that is not contiguous.
+    """
+    name = "conv2d_backward_filters"
+    x = require(name, "x", x, ELEMENTS, (ANY, ANY, ANY, w_shape[3] * groups))
+    fields = _fields(x.shape, w_shape, stride, padding, groups, rounding)
+    dy = require(name, "dy", dy, x.dtype, [fields[size] for size in "NPQK"])
+    if out is not None:
+        _require_place(name, out, w_shape)
+    dy, x = _in_chunks(dy, 3, groups), _in_chunks(x, 3, groups)
+    shape = (K, R, S, C) = dy.shape[3], *w_shape[1:3], x.shape[3] // groups
+    matrices = Matrices(K // groups, R * S * C, _stages(math.prod(dy.shape[:3]), x.dtype), groups)
+    dw: Array = array_module(x).empty(shape, np.float32) if out is None or out.shape != shape else out
+    _multiply(WGRAD, matrices, fields | {"C": x.shape[3], "K": K}, dy, x, dw)
+    dw = _without_zeros(_without_zeros(dw, 0, w_shape[0], groups), 3, w_shape[3])
+    if out is None or out is dw:
+        return dw
+    out[...] = dw
+    return out
+
+
+# ---- linear layers: the convolution of one pixel with one pixel ------------------------------------------------------
+
+
+def linear_forward(
+    x: Array, w: Array, *, bias: Array | None = None, relu: bool = False, dtype: npt.DTypeLike | None = None
+) -> Array:
+    """y (N, out) of `x` (N, in) and `w` (out, in), with all else as in `conv2d_forward`."""
+    w = require("linear_forward", "w", w, ELEMENTS, (ANY, ANY))
+    x = require("linear_forward", "x", x, w.dtype, (ANY, w.shape[1]))
+    return conv2d_forward(_pixels(x), _pixels(w), bias=bias, relu=relu, dtype=dtype).reshape(len(x), len(w))
+
+
+def linear_backward_input(dy: Array, w: Array) -> Array:
+    """dx (N, in), of the type of `dy` (N, out), through `w` (out, in)."""
+    w = require("linear_backward_input", "w", w, ELEMENTS, (ANY, ANY))
+    dy = require("linear_backward_input", "dy", dy, w.dtype, (ANY, len(w)))
+    shape = len(dy), w.shape[1]
+    return conv2d_backward_input(_pixels(dy), _pixels(w), (shape[0], 1, 1, shape[1])).reshape(shape)
+
+
+def linear_backward_weights(dy: Array, x: Array, *, out: Array | None = None) -> Array:
+    """dw (out, in), float32, of `dy` (N, out) and `x` (N, in); in the memory of `out` if given."""
+    x = require("linear_backward_weights", "x", x, ELEMENTS, (ANY, ANY))
+    dy = require("linear_backward_weights", "dy", dy, x.dtype, (len(x), ANY))
+    shape = dy.shape[1], x.shape[1]
+    dw: Array = array_module(x).empty(shape, np.float32) if out is None else out
+    _require_place("linear_backward_weights", dw, shape)
+    conv2d_backward_filters(_pixels(dy), _pixels(x), (shape[0], 1, 1, shape[1]), out=_pixels(dw))
+    return dw
+
+
+def _pixels(matrix: Array) -> Array:
+    """(N, C) as (N, 1, 1, C)."""
+    return matrix.reshape(len(matrix), 1, 1, matrix.shape[1])
+
+
+# ---- launching -------------------------------------------------------------------------------------------------------
+
+
+class Matrices(NamedTuple):
+    """The sizes of a group's matrix product; the reduction is counted in stages."""
+
+    rows: int
+    columns: int
+    steps: int
+    groups: int
+
+
+def _stages(length: int, element: np.dtype[Any]) -> int:
+    """Of a reduction over so many elements: 128 bytes each."""
+    return -(-length * element.itemsize // 128)
+
+
+def _forward(
+    name: str,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: int,
+    padding: Padding,
+    groups: int,
+    rounding: Rounding,
+) -> tuple[Array, Array, Array | None, dict[str, int]]:
+    """x, w and bias as the kernel takes them, and the first fields of PROBLEM."""
+    w = require(name, "w", w, ELEMENTS, (ANY, ANY, ANY, ANY))
+    x = require(name, "x", x, w.dtype, (ANY, ANY, ANY, w.shape[3] * groups))
+    if bias is not None:
+        bias = require(name, "bias", bias, np.float32, (len(w),))
+    fields = _fields(x.shape, w.shape, stride, padding, groups, rounding)
+    x, w = _in_chunks(x, 3, groups), _in_chunks(w, 3)
+    return x, w, bias, fields | {"C": x.shape[3]}
+
+
+def _fields(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    stride: int,
+    padding: Padding,
+    groups: int,
+    rounding: Rounding,
+) -> dict[str, int]:
+    """The first fields of PROBLEM."""
+    if w_shape[0] % groups:
+        raise ValueError(f"{w_shape[0]} filters do not fall into {groups} groups")
+    windows = place_windows((x_shape[1], x_shape[2]), (w_shape[1], w_shape[2]), stride, padding, rounding)
+    top, _, left, _ = padding
+    sizes = *x_shape, *w_shape[:3], *windows.outputs, stride, top, left, groups
+    return dict(zip(FIELDS, sizes, strict=False))
+
+
+def _require_place(name: str, out: Array, shape: tuple[int, ...]) -> None:
+    require(name, "out", out, np.float32, shape)
+    if not out.flags.c_contiguous:
+        raise TypeError(f"{name}: out has strides {out.strides}, and has to be contiguous")
+
+
+def _multiply(
+    problem: int,
+    matrices: Matrices,
+    fields: dict[str, int],
+    a: Array,
+    b: Array,
+    y: Array,
+    bias: Array | None = None,
+    relu: bool = False,
+) -> None:
+    """Fills `y` with the result of the problem."""
+    if not y.size:
+        return
+    xp, parts = array_module(a), _parts(problem, matrices)
+    row_tiles = {tile: -(-matrices.rows // tile.rows) for tile in TILES[problem]}
+    tile = _fastest_tile(xp, row_tiles, matrices, parts)
+
+    def launch(**where: Any) -> None:
+        _launch(problem, tile, row_tiles[tile], matrices, fields, a, b, parts=parts, **where)
+
+    if parts == 1 and problem == WGRAD:
+        launch(partial=y)
+    elif parts == 1 and y.dtype == a.dtype:
+        fields = fields | {"has_bias": bias is not None, "relu": relu}
+        launch(y=y, bias=bias)
+    else:
+        partial = xp.empty((parts, *y.shape), np.float32)
+        launch(partial=partial)
+        sum_of_parts(partial, y, bias, relu)
+
+
+def _launch(
+    problem: int,
+    tile: Tile,
+    row_tiles: int,
+    matrices: Matrices,
+    fields: dict[str, int],
+    a: Array,
+    b: Array,
+    *,
+    bias: Array | None = None,
+    y: Array | None = None,
+    switches: Array | None = None,
+    partial: Array | None = None,
+    parts: int = 1,
+) -> None:
+    """Runs a block for every tile of the result, of every group, and of every part of the sum."""
+    xp, columns = array_module(a), -(-matrices.columns // tile.columns)
+    if not row_tiles:
+        return
+    packed = np.zeros(1, PROBLEM)
+    steps = {"steps": matrices.steps, "steps_of_part": -(-matrices.steps // parts)}
+    for name, value in (fields | steps | {"columns_of_tiles": columns, "in_parts": partial is not None}).items():
+        packed[name] = value
+    arrays = a, b, _given(xp, bias), _given(xp, y, a.dtype), _given(xp, switches, np.uint8), _given(xp, partial)
+    run = kernel(xp, SOURCE, "convolve", tile.shared_bytes, **tile.constants(problem, a.dtype))
+    run((row_tiles * columns, matrices.groups, parts), (tile.threads,), (*arrays, packed))
+
+
+def _given(xp: Any, x: Array | None, dtype: npt.DTypeLike = np.float32) -> Array:
+    """`x`, or an array of nothing for the kernel's parameter."""
+    return xp.empty(0, dtype) if x is None else x
+
+
+# ---- which tile, and how many parts ----------------------------------------------------------------------------------
+
+
+def _time(tile: Tile, row_tiles: int, matrices: Matrices, parts: int, processors: int) -> float:
+    """Until the SM that has the most blocks is done with them; 1 is a stage of a 128×128 tile at full speed."""
+    blocks = row_tiles * -(-matrices.columns // tile.columns) * matrices.groups * parts
+    size = tile.rows * tile.columns / 128**2 / tile.speed
+    return -(-blocks // processors) * size * (-(-matrices.steps // parts) + OVERHEAD)
+
+
+@cache
+def _parts(problem: int, matrices: Matrices) -> int:
+    """Into how many parts the sums are split, so that all SMs of an H100 have work.
+
+    It depends on the sizes alone, so that every GPU adds up in the same order.
+    """
+    rows, columns, steps, groups = matrices
+
+    def time(parts: int) -> float:
+        written = parts * rows * columns * groups if parts > 1 else 0
+        product = min(_time(tile, -(-rows // tile.rows), matrices, parts, PROCESSORS) for tile in TILES[problem])
+        return product + written / PARTIAL_SUMS
+
+    best = min(range(1, max(1, min(MOST_PARTS, steps // LEAST_STEPS)) + 1), key=time)
+    return -(-steps // -(-steps // best)) if steps else 1  # so that none is empty
+
+
+def _fastest_tile(xp: Any, row_tiles: dict[Tile, int], matrices: Matrices, parts: int = 1) -> Tile:
+    """That of the keys, each with how many of it lie below one another, that should be done first on the GPU at hand.
+
+    No bit of the result depends on it.
+    """
+    processors, shared_bytes = _gpu(xp, xp.cuda.Device().id)
+    fitting = [tile for tile in row_tiles if tile.shared_bytes <= shared_bytes]
+    return min(fitting, key=lambda tile: _time(tile, row_tiles[tile], matrices, parts, processors))
+
+
+@cache
+def _gpu(xp: Any, number: int) -> tuple[int, int]:
+    """SMs, and bytes of shared memory that a block may have."""
+    attributes = getattr(xp.cuda.Device(number), "attributes", {})
+    return (
+        attributes.get("MultiProcessorCount", PROCESSORS),
+        attributes.get("MaxSharedMemoryPerBlockOptin", SHARED_BYTES),
+    )
+
+
+@cache
+def _rectangle(rows: int, pooled: tuple[int, int], pool: Pooling) -> tuple[int, int]:
+    """Pooled outputs, (high, wide), that see at most `rows` pixels, such that an image takes the fewest rectangles."""
+    fitting = []
+    for high in range(1, pooled[0] + 1):
+        widest = rows // ((high - 1) * pool.stride + pool.window[0])
+        if widest >= pool.window[1]:
+            fitting.append((high, min(pooled[1], (widest - pool.window[1]) // pool.stride + 1)))
+    return min(fitting, key=lambda rectangle: math.prod(_tiles(pooled, rectangle)))
+
+
+def _tiles(size: tuple[int, int], tile: tuple[int, int]) -> tuple[int, int]:
+    """How many tiles cover the size, along both axes."""
+    return -(-size[0] // tile[0]), -(-size[1] // tile[1])
+
+
+# ---- channels in whole chunks ----------------------------------------------------------------------------------------
+
+
+def _in_chunks(x: Array, axis: int, groups: int = 1) -> Array:
+    """`x` with as many zeros behind the channels of each group, on `axis`, as make them whole chunks of 16 bytes.
+
+    It begins at a multiple of 16 bytes too; copied where any of this is not so.
+    """
+    size, chunk = x.shape[axis] // groups, 16 // x.dtype.itemsize
+    missing = -size % chunk
+    if not missing:
+        data: Any = x.data
+        return x if data.ptr % 16 == 0 else x.copy()
+    before, behind = x.shape[:axis], x.shape[axis + 1 :]
+    padded: Array = array_module(x).zeros((*before, groups, size + missing, *behind), x.dtype)
+    padded[(*(slice(None),) * (axis + 1), slice(size))] = x.reshape(*before, groups, size, *behind)
+    return padded.reshape(*before, groups * (size + missing), *behind)
+
+
+def _without_zeros(x: Array, axis: int, count: int, groups: int = 1) -> Array:
+    """The inverse: `count` channels in all are left."""
+    if x.shape[axis] == count:
+        return x
+    before, behind = x.shape[:axis], x.shape[axis + 1 :]
+    grouped = x.reshape(*before, groups, x.shape[axis] // groups, *behind)
+    kept = grouped[(*(slice(None),) * (axis + 1), slice(count // groups))]
+    contiguous: Array = array_module(x).ascontiguousarray(kept)
+    return contiguous.reshape(*before, count, *behind)
