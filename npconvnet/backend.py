@@ -87,7 +87,7 @@ def why_no_gpu() -> str | None:
         cupy = module_of("gpu")
     except Exception as error:  # a CUDA library that is missing or broken raises nearly anything at import
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return "cupy is not installed; run: pip install 'cupy-cuda13x[ctk]' (older drivers: 'cupy-cuda12x[ctk]')"
+            return "cupy is not installed; run: pip install cupy-cuda13x nvidia-cuda-nvrtc (older drivers: -cuda12x)"
         return f"cupy does not load ({_first_line(error)}); reinstall it to match your driver"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
