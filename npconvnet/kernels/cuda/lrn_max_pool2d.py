@@ -180,17 +180,21 @@ def _sum_of_rows(x: Array, out: Array | None) -> Array:
 
 def _constants(lrn: LRNConstants | None, pool: Pooling | None, *arrays: Array) -> dict[str, int]:
     """The macros of lrn_max_pool2d.cu; all `arrays` have the same channels, or nothing in them."""
+    # An array may begin anywhere in another one.
+    eights = all(x.shape[-1] % 8 == 0 and _address(x) % min(16, 8 * x.itemsize) == 0 for x in arrays)
+    return _macros(arrays[0].dtype == np.uint16, 8 if eights else 1, lrn.size if lrn else 0, lrn and lrn.beta, pool)
+
+
+def _macros(words: bool, run: int, lrn_size: int, beta: float | None, pool: Pooling | None) -> dict[str, int]:
     windows = pool or ONE_PIXEL
     rows, columns = windows.window
     if rows * columns > 256:
         raise ValueError(f"a window of {rows}×{columns} pixels has more of them than a switch of one byte can count")
-    # An array may begin anywhere in another one.
-    eights = all(x.shape[-1] % 8 == 0 and _address(x) % min(16, 8 * x.itemsize) == 0 for x in arrays)
     return {
-        "BFLOAT16": int(arrays[0].dtype == np.uint16),
-        "RUN": 8 if eights else 1,
-        "LRN_SIZE": lrn.size if lrn else 0,
-        "BY_ROOTS": int(lrn is not None and lrn.beta == 0.75),
+        "BFLOAT16": int(words),
+        "RUN": run,
+        "LRN_SIZE": lrn_size,
+        "BY_ROOTS": int(beta == 0.75),
         "POOLED": int(pool is not None),
         "WINDOW_ROWS": rows,
         "WINDOW_COLUMNS": columns,
@@ -223,3 +227,13 @@ def _block(runs: int, halo: int) -> tuple[tuple[int, int], int]:
     if runs <= THREADS:
         return (runs, THREADS // runs), 1
     return (THREADS, 1), -(-runs // (THREADS - 2 * halo))
+
+
+#: The macros for what the paper's network has, with LRN and without.
+VARIANTS = [
+    _macros(words, run, lrn_size, 0.75, pool)
+    for words in (True, False)
+    for run in (8, 1)
+    for lrn_size in (5, 0)
+    for pool in (Pooling((3, 3), stride=2), None)
+]
