@@ -182,10 +182,12 @@ def _constants(lrn: LRNConstants | None, pool: Pooling | None, *arrays: Array) -
     """The macros of lrn_max_pool2d.cu; all `arrays` have the same channels, or nothing in them."""
     # An array may begin anywhere in another one.
     eights = all(x.shape[-1] % 8 == 0 and _address(x) % min(16, 8 * x.itemsize) == 0 for x in arrays)
-    return _macros(arrays[0].dtype == np.uint16, 8 if eights else 1, lrn.size if lrn else 0, lrn and lrn.beta, pool)
+    return _macros(
+        arrays[0].dtype == np.uint16, 8 if eights else 1, lrn.size if lrn else 0, lrn.beta if lrn else 0.0, pool
+    )
 
 
-def _macros(words: bool, run: int, lrn_size: int, beta: float | None, pool: Pooling | None) -> dict[str, int]:
+def _macros(words: bool, run: int, lrn_size: int, beta: float, pool: Pooling | None) -> dict[str, int]:
     windows = pool or ONE_PIXEL
     rows, columns = windows.window
     if rows * columns > 256:
