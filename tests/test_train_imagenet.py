@@ -117,7 +117,7 @@ def test_a_prepared_folder_and_an_interrupted_run_on_it(toy, finished, tmp_path)
     done = run(command("--resume", tmp_path / "run", "--data", toy))
     assert done.returncode == 0, done.stderr
     assert_same_weights(finished[0], tmp_path / "run")
-    assert "of 10 classes (Kaggle), on the" in done.stdout
+    assert "of 10 classes (Kaggle), in float32 on the" in done.stdout
     line = refused(command("--data", tmp_path / "prepared", "--model", "paper", "--output", tmp_path / "paper"))
     assert f"{tmp_path / 'prepared'}: squares of 73 pixels, and this network takes 256" in line
     with (tmp_path / "prepared" / "train-00000.raw").open("r+b") as shard:
