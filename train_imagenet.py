@@ -12,9 +12,11 @@ The first command, two cores of an AMD EPYC (Zen 4), Python 3.11.7, NumPy 2.4.6:
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, SupportsFloat, get_args
 
@@ -64,7 +66,7 @@ from npconvnet.visualization.figures.training import draw_filters, draw_training
 LOG_EVERY = 10
 #: Seconds between two states of a bar that a launcher passes on.
 BAR_BY_LAUNCHER = 10.0
-#: These options may differ when a run is resumed: they don't change what it computes.
+#: These options may differ when a run is resumed: it goes on with the same task, if not with the same rounding.
 FREE_TO_CHANGE = {"resume", "device", "precision", "data", "checkpoint_every"}
 
 
@@ -184,8 +186,9 @@ def main(context: click.Context, /, **given: Any) -> None:
             save_checkpoint(folder.path, network, optimizer, position)
     ranks.copy_from_first([*network.parameters.values(), *optimizer.velocities.values()])
     # What computes: the same network on the same parameters, on a GPU by tensor cores. Alone, its step is captured
-    trained = network if precision == "float32" else network.fused(precision)
-    captured = None if precision == "float32" or ranks.size > 1 else CapturedStep(trained, optimizer, batch_size)
+    with naming_what_fits(network, precision, options["batch_size"]):
+        trained = network if precision == "float32" else network.fused(precision)
+        captured = None if precision == "float32" or ranks.size > 1 else CapturedStep(trained, optimizer, batch_size)
     training.unreadable = validation.unreadable = position.unreadable
     log = Log(folder.path, position.step, position.epoch) if ranks.is_first else None
     reduction = reduction_over(ranks, network, device, options["wire"])
@@ -209,9 +212,10 @@ def main(context: click.Context, /, **given: Any) -> None:
     def read_losses() -> bool:
         """Counts in the losses of the steps since the last reading; whether any rank is asked to stop."""
         *losses, stopping = ranks.sum(*(float(loss) for loss, _ in unread), stop.requested)
-        for loss, (_, count) in zip(losses, unread, strict=True):
+        first = position.step - len(unread)
+        for step, loss, (_, count) in zip(itertools.count(first), losses, unread, strict=False):
             if not np.isfinite(loss):
-                raise InputError(diverged(f"the loss is {loss}", position, precision))
+                raise InputError(diverged(f"the loss is {loss}", replace(position, step=step), precision))
             if count:
                 position.add_loss(loss, count)
         unread.clear()
@@ -259,7 +263,8 @@ def main(context: click.Context, /, **given: Any) -> None:
                     stopping = read_losses()
                 images += count
                 bar.update(count)
-                bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
+                if position.images:
+                    bar.set_postfix(loss=f"{position.last_loss:.3f}", refresh=False)
                 if log and position.step % LOG_EVERY == 0:
                     log.write("step", position.step, epoch=epoch + 1, loss=position.last_loss, learning_rate=rate)
                 if position.step % options["checkpoint_every"] == 0 or stopping:
@@ -274,7 +279,7 @@ def main(context: click.Context, /, **given: Any) -> None:
             # The weights of a finished epoch are tested, logged, drawn and kept.
             if not position.images:
                 raise InputError(f"{root}: not one of the {len(data.train)} training images can be read any more")
-            require_finite(network, position)
+            require_finite(network, position, precision)
             require_same(ranks, lambda: weights_facts(network))
             of_validation = tqdm(
                 validation.in_order(), "validation", validation.batches, unit="batch", leave=False, disable=no_bar
@@ -370,10 +375,11 @@ def _resumed(folder: RunFolder, given: dict[str, Any], explicit: set[str]) -> di
 def _reread(folder: RunFolder) -> dict[str, Any]:
     """The options that the run began with, through the same checks as those of a command line."""
     arguments = []
+    begun_with = {"precision": "auto"} | folder.options  # it could not be chosen at first
     try:
         for option in main.params:
             kept = option.expose_value and option.name not in ("output", "resume")
-            value = folder.options[str(option.name)] if kept else None
+            value = begun_with[str(option.name)] if kept else None
             if isinstance(value, bool):
                 arguments.append((option.opts if value else option.secondary_opts)[0])
             elif value is not None:

@@ -69,7 +69,7 @@ def resolve_precision(precision: Literal["auto"] | Precision, device: Device) ->
     if device == "cpu":
         if precision in ("auto", "float32"):
             return "float32", None
-        raise InputError(f"--precision {precision} is for a GPU; run with --device gpu, or leave it out")
+        raise InputError(f"--precision {precision} is for a GPU; run with --device gpu, or with --precision auto")
     asked: Precision = "bfloat16" if precision == "auto" else precision
     capability = int(module_of("gpu").cuda.Device().compute_capability)
     if asked == "float32" or capability >= TENSOR_CORES:
@@ -87,7 +87,7 @@ def why_no_gpu() -> str | None:
         cupy = module_of("gpu")
     except Exception as error:  # a CUDA library that is missing or broken raises nearly anything at import
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return "cupy is not installed; run: pip install cupy-cuda13x nvidia-cuda-nvrtc (older drivers: -cuda12x)"
+            return "cupy is not installed; in the clone of npconvnet, run: pip install -e '.[gpu]'"
         return f"cupy does not load ({_first_line(error)}); reinstall it to match your driver"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -98,7 +98,7 @@ def why_no_gpu() -> str | None:
     try:
         cupy.cuda.nvrtc.getVersion()
     except Exception as error:  # what is raised for a library that is not there differs between versions
-        return f"cupy finds no NVRTC, CUDA's compiler ({_first_line(error)}); run: pip install nvidia-cuda-nvrtc"
+        return f"cupy finds no NVRTC, CUDA's compiler ({_first_line(error)}); run: pip install -e '.[gpu]'"
     return None
 
 

@@ -28,6 +28,8 @@ import numpy as np
 
 from tests.cuda_on_cpu import emulator
 from tests.cuda_on_cpu.device_memory import (
+    Memory,
+    MemoryPointer,
     MemoryPool,
     OutOfMemoryError,
     Place,
@@ -257,11 +259,18 @@ class RawModule:
 
 
 class Function:
-    """A kernel."""
+    """A kernel. As with CuPy, what is set on one is set on all of the same source, options and name."""
 
     def __init__(self, compiled: ctypes.CDLL) -> None:
         self._compiled = compiled
-        self.max_dynamic_shared_size_bytes = 0
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return getattr(self._compiled, "_most_shared", emulator.SHARED)
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        self._compiled._most_shared = size  # type: ignore[attr-defined]
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
@@ -290,6 +299,8 @@ cuda = SimpleNamespace(
     Device=Device,
     Event=Event,
     Graph=Graph,
+    Memory=Memory,
+    MemoryPointer=MemoryPointer,
     MemoryPool=MemoryPool,
     Stream=Stream,
     alloc_pinned_memory=alloc_pinned_memory,

@@ -38,7 +38,7 @@ def raising(error):
 
 TWO_LINES = "libnvrtc.so.13: cannot open shared object file\n  (please reinstall CuPy)"
 WITHOUT_A_GPU = {
-    "not installed": (no_cupy, r"cupy is not installed; run: pip install cupy-cuda13x"),
+    "not installed": (no_cupy, r"cupy is not installed; in the clone of npconvnet, run: pip install -e '.\[gpu\]'"),
     "does not load": (
         lambda patch: unloadable_cupy(patch, ImportError(TWO_LINES)),
         r"cupy does not load \(libnvrtc.so.13: cannot open shared object file\); reinstall it",
@@ -61,7 +61,7 @@ WITHOUT_A_GPU = {
     ),
     "no compiler": (
         lambda patch: fake_cupy(patch, lambda: 1, raising(RuntimeError("No such file: libnvrtc.so.13\nthere"))),
-        r"cupy finds no NVRTC, CUDA's compiler \(No such file: libnvrtc.so.13\); run: pip install nvidia-cuda-nvrtc",
+        r"cupy finds no NVRTC, CUDA's compiler \(No such file: libnvrtc.so.13\); run: pip install -e '.\[gpu\]'",
     ),
 }
 
@@ -165,5 +165,5 @@ def test_a_gpu_without_tensor_cores_computes_in_float32_and_says_so(cupy, monkey
 
 @pytest.mark.parametrize("asked", ["bfloat16", "tf32"])
 def test_tensor_cores_are_not_asked_of_a_cpu(asked):
-    with pytest.raises(InputError, match=f"^--precision {asked} is for a GPU; run with --device gpu"):
+    with pytest.raises(InputError, match=rf"^--precision {asked} is for a GPU; run .* or with --precision auto$"):
         backend.resolve_precision(asked, "cpu")

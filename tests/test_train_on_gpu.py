@@ -1,5 +1,6 @@
 """The trainer on a GPU, played by the emulator: the captured steps, the short batch, validation, and going on."""
 
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from npconvnet.weights import read_file
 #: autocast are as far from those in float32, 25% in conv1 of this network.
 TOLERANCE = 0.3
 
-GPU = [sys.executable, "-m", "tests.training.distributed.gpus", "emulated", "train_imagenet.py"]
+GPU = [sys.executable, "-m", "tests.training.distributed.gpus", "1,emulated", "train_imagenet.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,4 +48,16 @@ def test_it_learns_what_a_cpu_learns(toy, tmp_path):
 def test_tensor_cores_are_refused_on_a_cpu(toy):
     done = train([sys.executable, "train_imagenet.py"], "--data", toy, "--device", "cpu", "--precision", "bfloat16")
     assert done.returncode == 2
-    assert done.stderr == ("error: --precision bfloat16 is for a GPU; run with --device gpu, or leave it out\n")
+    assert done.stderr.startswith("error: --precision bfloat16 is for a GPU; run with --device gpu, or with ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_that_diverges_names_the_step_and_the_way_out(toy, tmp_path):
+    """The loss is read every tenth step, and it is the first that is not a number that counts."""
+    usual = ["--data", toy, "--model", "tiny", "--epochs", 1, "--batch-size", 3, "--learning-rate", 1e30]
+    done = train(GPU, *usual, "--device", "gpu", "--output", tmp_path / "run")
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"error: the loss is (nan|inf) after step [12] \(epoch 1\): .* or --precision float32", line), (
+        line
+    )

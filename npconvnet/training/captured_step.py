@@ -1,4 +1,4 @@
-"""A whole training step on a GPU, captured once as a CUDA graph and replayed: one launch in place of a hundred.
+"""A whole training step on a GPU, captured as a CUDA graph and replayed: one launch in place of some sixty.
 
 Augmentation, forward, loss, backward and update are the same functions that run one by one elsewhere; here their
 launches are recorded. What changes from step to step, the views, the labels, the chances of dropout and the learning
@@ -9,6 +9,7 @@ lies in a memory pool of its own, so that nobody else gets that memory between t
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -25,6 +26,9 @@ from npconvnet.training.optimizer import SGD
 from npconvnet.training.step import loss_and_gradients
 
 R = TypeVar("R")
+
+#: Pictures come in two places by turns (data/batch.py), which are others in the next epoch.
+PLACES = 2
 
 
 class CapturedStep:
@@ -44,7 +48,9 @@ class CapturedStep:
         self._mean = self._gpu.asarray(preprocessing.mean, np.float32)
         self._std = self._gpu.asarray(preprocessing.std, np.float32)
         self._gradients = {name: self._gpu.empty_like(p) for name, p in network.parameters.items()}
-        self._stream, self._pool = self._gpu.cuda.Stream(non_blocking=True), self._gpu.cuda.MemoryPool()
+        self._stream = self._gpu.cuda.Stream(non_blocking=True)
+        self._blocks: list[Any] = []  # graphs use them: the pool must not give them back when memory gets short
+        self._pool = self._gpu.cuda.MemoryPool(self._new_block)
         self._captured: dict[int, tuple[Any, Array]] = {}
         self._has_run = False
 
@@ -54,8 +60,8 @@ class CapturedStep:
         """One step on `squares`, uint8 (N, resize, resize, 3) on the GPU, seen by `views`; N is the step's batch size.
 
         `labels` (N,) and `chances` are on the host. Returns the mean loss, float32 () on the GPU, without waiting for
-        it. The memory of `squares` has to be the same every time, or one of a few: each has a graph of its own.
-        Raises ValueError for another number of pictures.
+        it. Each place of `squares` in memory has a graph of its own, so there should be few of them. Raises ValueError
+        for another number of pictures.
         """
         preprocessing = self._network.preprocessing
         margins = squares.shape[1] - preprocessing.crop, squares.shape[2] - preprocessing.crop
@@ -65,6 +71,9 @@ class CapturedStep:
             return self._in_own_pool(lambda: self._run(squares).copy())
         address = squares.data.ptr
         if address not in self._captured:
+            if len(self._captured) == PLACES:
+                self._gpu.cuda.get_current_stream().synchronize()  # the last replay needs its graph to the end
+                self._captured.clear()
             self._captured[address] = self._in_own_pool(lambda: self._capture(squares))
         graph, loss = self._captured[address]
         graph.launch()
@@ -81,8 +90,18 @@ class CapturedStep:
 
     def _capture(self, squares: Array) -> tuple[Any, Array]:
         self._stream.begin_capture()
-        loss = self._run(squares)
+        try:
+            loss = self._run(squares)
+        except BaseException:
+            with suppress(Exception):  # whose words would hide those of the first error
+                self._stream.end_capture()  # nobody could wait for the GPU any more
+            raise
         return self._stream.end_capture(), loss
+
+    def _new_block(self, size: int) -> Any:
+        memory = self._gpu.cuda.Memory(size)
+        self._blocks.append(memory)
+        return self._gpu.cuda.MemoryPointer(memory, 0)
 
     def _in_own_pool(self, function: Callable[[], R]) -> R:
         """What `function` gives, in a stream that can be captured, between what came before and what comes after."""
@@ -111,8 +130,9 @@ class _Inputs:
         self._count = count
         self._device = gpu.empty(fields.itemsize, np.uint8)
         # Two, so that one can be filled while the other is still being copied; with the event after its last copy.
-        hosts = (host_memory((fields.itemsize,), np.uint8, "gpu") for _ in range(2))
-        self._hosts = cycle([(host, host.view(fields)[0], gpu.cuda.Event(disable_timing=True)) for host in hosts])
+        hosts = [host_memory((fields.itemsize,), np.uint8, "gpu") for _ in range(2)]
+        copied = [gpu.cuda.Event(block=True, disable_timing=True) for _ in hosts]
+        self._hosts = cycle([(host, host.view(fields)[0], event) for host, event in zip(hosts, copied, strict=True)])
         items, self.labels, key, self.learning_rate, self.views = (self._part(*fields.fields[n]) for n in fields.names)
         self.chances = Chances(items, key)
 

@@ -80,11 +80,11 @@ def save_best(folder: Path, network: Network, position: Position) -> None:
     save_network(folder / BEST, network, position=position.to_json())
 
 
-def require_finite(network: Network, position: Position) -> None:
-    """Raises InputError where a parameter is NaN or infinite."""
+def require_finite(network: Network, position: Position, precision: Precision = "float32") -> None:
+    """Raises InputError where a parameter is NaN or infinite, after training in that `precision`."""
     for name, parameter in network.parameters.items():
         if not array_module(parameter).isfinite(parameter).all():
-            raise InputError(diverged(f"{name} is not finite", position))
+            raise InputError(diverged(f"{name} is not finite", position, precision))
 
 
 def diverged(what: str, position: Position, precision: Precision = "float32") -> str:

@@ -19,17 +19,20 @@ PER_PARAMETER = 3
 @contextmanager
 def naming_what_fits(network: Network, precision: Precision, batch_size: int) -> Iterator[None]:
     """Where the memory of the network's GPU is too small for its training steps, raises InputError with what fits."""
+    if network.device == "cpu":
+        yield
+        return
+    cupy = module_of("gpu")
+    # What nobody else has, the network's parameters included.
+    memory = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().total_bytes()
     try:
         yield
-    except MemoryError as error:
-        if network.device == "cpu" or not isinstance(error, module_of("gpu").cuda.memory.OutOfMemoryError):
-            raise
-        total = module_of("gpu").cuda.runtime.memGetInfo()[1]
-        fits = images_that_fit(network, precision, total)
+    except cupy.cuda.memory.OutOfMemoryError:
+        fits = images_that_fit(network, precision, memory)
         way_out = f"try --batch-size {min(fits, batch_size - 1)}" if fits and batch_size > 1 else "use a larger GPU"
-        raise InputError(
-            f"the GPU's memory ({total / 2**30:.0f} GiB) is too small for {batch_size} images at a time; {way_out}"
-        ) from None
+        free = f"{memory / 2**30:.1f} GiB free"
+        line = f"the GPU's memory ({free}) is too small for {batch_size} images at a time; {way_out}"
+        raise InputError(line) from None
 
 
 def images_that_fit(network: Network, precision: Precision, memory: int) -> int:

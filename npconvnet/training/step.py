@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from npconvnet import kernels
 from npconvnet.backend import Array
 from npconvnet.forward_pass import ForwardPass
@@ -29,6 +31,7 @@ def loss_and_gradients(
     those of all parts add up to the mean. `ready` is called with gradients as soon as they are done.
     """
     run = ForwardPass(network, x, chances)
-    loss, d_scores = kernels.softmax_cross_entropy(run.scores, labels, of or len(labels))
+    dtype = np.uint16 if network.precision == "bfloat16" else None
+    loss, d_scores = kernels.softmax_cross_entropy(run.scores, labels, of or len(labels), dtype)
     _, gradients = run.backward(d_scores, input_gradient=False, into=into, ready=ready)
     return loss, gradients

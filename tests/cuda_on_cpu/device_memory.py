@@ -11,6 +11,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,26 @@ class _Places:
             return self._memory[self._begins[i - 1]] if i else None
 
 
+@dataclass(frozen=True)
+class Memory:
+    """So many bytes, as who gives a pool its memory makes them."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class MemoryPointer:
+    """A place in memory."""
+
+    mem: Memory
+    offset: int
+
+
 class MemoryPool:
     """Blocks of memory that are used again, by the stream that had them, where the same size is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, allocator: "Callable[[int], MemoryPointer] | None" = None) -> None:
+        self._allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
         self._free: defaultdict[tuple[int, int], list[memoryview]] = defaultdict(list)
         self._total = self._used = self._limit = 0
         weakref.finalize(self, _remove_all, self._free).atexit = False
@@ -92,6 +109,7 @@ class MemoryPool:
         if self._limit and self._total + _counted(memory) > self._limit:
             raise OutOfMemoryError(_counted(memory), self._total, self._limit)
         self._total += _counted(memory)
+        self._allocator(size)  # asked as by CuPy; what the pool has here is its own
         _places.add(memory)
         return memory
 

@@ -74,26 +74,28 @@ def parameters(network):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 def test_it_has_the_bits_of_its_launches(cupy, precision):
-    """Over steps of two buffers in turn, whose views, labels, chances and rates all change."""
+    """Over steps of two buffers in turn, and then two others; views, labels, chances and rates all change."""
     losses, learnt = [], []
     network, fused = small_network(precision)
     optimizer = SGD(network, 0.9, 5e-4)
-    losses.append([launch_by_launch(cupy, fused, optimizer, *batch) for batch in batches(6)])
+    losses.append([launch_by_launch(cupy, fused, optimizer, *batch) for batch in batches(8)])
     learnt.append(parameters(network))
 
     network, fused = small_network(precision)
     step = CapturedStep(fused, SGD(network, 0.9, 5e-4), N)
-    buffers = [cupy.empty((N, RESIZE, RESIZE, 3), np.uint8) for _ in range(2)]
+    buffers = [cupy.empty((N, RESIZE, RESIZE, 3), np.uint8) for _ in range(4)]
     found = []
-    for number, (squares, *rest) in enumerate(batches(6)):
-        buffers[number % 2].set(squares)
-        found.append(step(buffers[number % 2], *rest))
+    for number, (squares, *rest) in enumerate(batches(8)):
+        buffer = buffers[number % 2 + number // 5 * 2]
+        buffer.set(squares)
+        found.append(step(buffer, *rest))
+        assert len(step._captured) <= 2
         cupy.zeros((100, 100), np.float32)  # who else allocates gets none of its memory
     losses.append([float(loss) for loss in found])
     learnt.append(parameters(network))
 
     assert losses[0] == losses[1]
-    assert len(set(losses[0])) == 6
+    assert len(set(losses[0])) == 8
     for name, value in learnt[0].items():
         np.testing.assert_array_equal(learnt[1][name], value, err_msg=name)
     for name, words in fused.copies.items():

@@ -1,7 +1,7 @@
 """`python -m tests.training.distributed.gpus COUNT SCRIPT ...` runs SCRIPT where there are so many GPUs: stand-ins.
 
-They run the definitions of the kernels, for it is the ranks that are tested here. Where COUNT is "emulated" there is
-one GPU, which runs the kernels themselves.
+They run the definitions of the kernels, for it is the ranks that are tested here; with "2,emulated" for COUNT, two run
+the kernels themselves.
 """
 
 import runpy
@@ -20,7 +20,7 @@ def pretend(count: int, emulated: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    count = sys.argv[1]
-    pretend(1, emulated=True) if count == "emulated" else pretend(int(count))
+    count, _, how = sys.argv[1].partition(",")
+    pretend(int(count), emulated=how == "emulated")
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")
