@@ -5,7 +5,8 @@
 
 A kernel takes at least the larger of two times: its floating-point operations over the rate of the tensor cores, and
 its bytes over the rate of the memory, were every operand read once and every result written once. The step takes at
-least the sum over its kernels, which are those of `network.fused(precision)`. Nothing here is measured but the rates:
+least the sum over its kernels, which are those of `network.fused(precision)`. Nothing here is measured, and the rates
+are assumed:
 
     floor      = Σ max(FLOP / matrix rate, bytes / copy rate)
     prediction = Σ max(FLOP / (MATRIX_SHARE · matrix rate), bytes / (COPY_SHARE · copy rate))
@@ -19,8 +20,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,12 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from npconvnet.cli import run
 from npconvnet.errors import InputError
+from npconvnet.fused_layers import FirstConv2d, FusedAffine, fuse
 from npconvnet.kernels.cuda.space_to_depth import Cells
-from npconvnet.layers import LRN, Conv2d, Dropout, Linear, MaxPool2d, ReLU, Shape
+from npconvnet.layers import LRN, Conv2d, Dropout, Linear, MaxPool2d, Shape
 from npconvnet.models.paper import paper
 from npconvnet.network import INPUT, Network, Node
 
-#: Of PyTorch's large matrix products, and of a large copy, counting what is read and what is written: an H100 (SXM).
+#: Of large matrix products, and of a large copy, counting what is read and what is written: assumptions, of the order
+#: that an H100 (SXM) reaches. bench/kernels.py measures those of the GPU that is there, and goes by them.
 MATRIX_RATE = {"bfloat16": 798e12, "tf32": 399e12}
 COPY_RATE = 3.0e12
 #: What mma.sync reaches of the rate of wgmma, by which the library multiplies; and kernels, of that of a plain copy.
@@ -86,25 +90,40 @@ class Run:
             return cells_of(self.layer, self.x_shape).shape(1)[1:]
         return self.x_shape
 
+    @property
+    def filter_cells(self) -> int:
+        """Numbers in the cells of the first convolution's filters."""
+        assert isinstance(self.layer, Conv2d)
+        return math.prod(cells_of(self.layer, self.x_shape).of_filters.shape(len(self.layer.parameters["weight"])))
+
 
 def runs(network: Network) -> list[Run]:
     """The runs of a network that is one chain of layers. Raises InputError where it is not."""
-    found: list[dict[str, object]] = []
+    found: list[Run] = []
     above = INPUT
-    for node in network.nodes:
-        if node.inputs != (above,) or not isinstance(node.layer, Conv2d | Linear | ReLU | LRN | MaxPool2d | Dropout):
+    for node in fuse(network.nodes, network.shapes, "tf32"):  # the runs of bfloat16, too, without copies of weights
+        if node.inputs != (above,) or not isinstance(node.layer, FusedAffine | Dropout):
             raise InputError(f"{network.name} is no chain of convolutions, poolings and linear layers")
+        if isinstance(node.layer, Dropout):
+            found[-1] = replace(found[-1], dropout=node.layer)
+        else:
+            x_shape = found[-1].pooled_shape if found else network.shapes[INPUT]
+            found.append(_run(node.name, node.layer, x_shape))
         above = node.name
-        match node.layer:
+    return found
+
+
+def _run(name: str, fused: FusedAffine, x_shape: Shape) -> Run:
+    parts: dict[str, Any] = {}
+    for layer in fused.layers:
+        match layer:
             case Conv2d() | Linear():
-                is_first = node.inputs == (INPUT,)
-                x_shape = network.shapes[node.inputs[0]]
-                found.append({"name": node.name, "layer": node.layer, "x_shape": x_shape, "is_first": is_first})
-            case ReLU():
-                found[-1]["relu"] = True
-            case LRN() | MaxPool2d() | Dropout():
-                found[-1][{LRN: "lrn", MaxPool2d: "pool", Dropout: "dropout"}[type(node.layer)]] = node.layer
-    return [Run(**fields) for fields in found]  # type: ignore[arg-type]
+                parts["layer"] = layer
+            case LRN():
+                parts["lrn"] = layer
+            case MaxPool2d():
+                parts["pool"] = layer
+    return Run(name, x_shape=x_shape, is_first=isinstance(fused, FirstConv2d), relu=fused.relu, **parts)
 
 
 def cells_of(layer: Conv2d, x_shape: Shape) -> Cells:
@@ -156,7 +175,10 @@ def work(network: Network, count: int, precision: str) -> list[Work]:
 
 def _forward(run: Run, count: int, size: int, *, is_last: bool) -> Iterator[Work]:
     x, y, pooled = (count * math.prod(shape) for shape in (run.read_shape, run.y_shape, run.pooled_shape))
-    read, flop = x * size + run.layer.parameters["weight"].size * size, count * forward_flop(run.layer, run.y_shape)
+    weights, flop = run.layer.parameters["weight"].size, count * forward_flop(run.layer, run.y_shape)
+    read = (x + weights) * size
+    if run.is_first:
+        yield Work("filter cells", run.name, 0, weights * 4 + run.filter_cells * size)
     if run.pool and not run.lrn:
         yield Work("fprop+pool", run.name, flop, read + pooled * (size + 1))
     else:
@@ -178,8 +200,12 @@ def _backward(run: Run, count: int, size: int) -> Iterator[Work]:
         yield Work("pool backward", run.name, 0, pooled * (2 * size + 1) + y * size)
     elif run.relu:
         yield Work("relu backward", run.name, 0, 3 * y * size)
+    else:
+        yield Work("bias backward", run.name, 0, y * size)
     yield Work("wgrad", run.name, flop, (y + x) * size + weights * 4)
-    if not run.is_first:
+    if run.is_first:
+        yield Work("filters of cells", run.name, 0, run.filter_cells * 4 + weights * 4)
+    else:
         yield Work("dgrad", run.name, flop, (y + weights + x) * size)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from npconvnet.backend import Array, module_of, to_host
+from npconvnet.backend import Array, module_of, to_host, why_no_gpu
 from npconvnet.errors import InputError
 
 WARM_UP = 3
@@ -132,6 +132,12 @@ def reason(error: BaseException) -> str:
     """The first line of what `error` says."""
     lines = str(error).strip().splitlines()
     return f"failed: {lines[0] if lines else type(error).__name__}"
+
+
+def require_gpu() -> None:
+    """Raises InputError where no GPU can be used, of what computes nowhere else."""
+    if reason := why_no_gpu():
+        raise InputError(f"no GPU can be used: {reason}")
 
 
 def require_cuda(option: str) -> None:

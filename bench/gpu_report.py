@@ -2,7 +2,8 @@
 
     python bench/gpu_report.py FOLDER
 
-It reads FOLDER/parts.tsv, which names each part's output, how it ended, and the seconds that it took and had.
+It reads FOLDER/parts.tsv, which names each part's output, how it ended, and the seconds that it took and had. It ends
+with status 1 where no benchmark could measure anything.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from npconvnet.errors import InputError
 
 #: Of a text, the report shows the last lines.
 LAST_LINES = 25
+DONE = "done"
 #: What these mean that `timeout` gives for a command.
-ENDINGS = {"0": "done", "124": "out of time", "137": "out of time", "skipped": "skipped: no time was left"}
+ENDINGS = {"0": DONE, "124": "out of time", "137": "out of time", "skipped": "skipped: no time was left"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,18 @@ class Part:
     seconds: int
     limit: int
 
-    @property
-    def ending(self) -> str:
-        """How it ended, in words."""
-        return ENDINGS.get(self.status, f"failed with status {self.status}")
+    def ending(self, printed: str) -> str:
+        """How it ended, in words, when it has `printed` so much."""
+        ending = ENDINGS.get(self.status, f"failed with status {self.status}")
+        if ending != DONE:
+            return ending
+        if not printed.strip():
+            return "printed nothing"
+        if self.file.endswith(".json"):
+            return DONE if _has_measured(json.loads(printed)) else "nothing could be measured"
+        if re.search(r"\b\d+ skipped", printed) and not re.search(r"\b\d+ passed", printed):  # as pytest counts
+            return "every test was skipped"
+        return DONE
 
 
 def read_parts(folder: Path) -> list[Part]:
@@ -68,6 +78,12 @@ def result(folder: Path, part: Part) -> Any:
     return "\n".join(last)
 
 
+def _has_measured(found: dict[str, Any]) -> bool:
+    """Whether anything in the report of a benchmark has been timed."""
+    rows = found.get("rows") or [row for result in found["results"] for row in result["competitors"].values()]
+    return any("failed" not in row for row in rows)
+
+
 def software(device: str) -> dict[str, str]:
     """The versions that all parts have in common; `device` is the first line of nvidia-smi below its header."""
     git = ["git", "describe", "--always", "--dirty"]
@@ -90,7 +106,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines += [f"- {name}: {value}" for name, value in report["versions"].items()]
     lines += ["", "| part | | seconds | of |", "|---|---|---:|---:|"]
     for part in report["parts"]:
-        lines.append(f"| {part['file']} | {Part(**part).ending} | {part['seconds']} | {part['limit']} |")
+        lines.append(f"| {part['file']} | {part['ending']} | {part['seconds']} | {part['limit']} |")
     for file, found in report["results"].items():
         lines += ["", f"## {file}", "", "```", _shown(file, found), "```"]
     return "\n".join(lines) + "\n"
@@ -127,13 +143,16 @@ def _written(folder: Path, report: dict[str, Any]) -> Iterator[Path]:
 def main(folder: Path) -> None:
     """Put what bench/gpu_report.sh has measured into one report."""
     parts = read_parts(folder)
-    report = {
+    report: dict[str, Any] = {
         "versions": software(_device(folder)),
-        "parts": [asdict(part) for part in parts],
+        "parts": [asdict(part) | {"ending": part.ending(_text(folder / part.file))} for part in parts],
         "results": {part.file: result(folder, part) for part in parts if part.status != "skipped"},
     }
     *_, markdown = _written(folder, report)
     click.echo(markdown.read_text(encoding="utf-8"))
+    if not any(part["ending"] == DONE and part["file"].endswith(".json") for part in report["parts"]):
+        click.echo("error: no benchmark could measure anything; see the report above", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

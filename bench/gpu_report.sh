@@ -5,11 +5,24 @@
 # matters most comes first. A part that fails, or takes longer than its share, does not stop what comes after it; the
 # report names it. With "everything", feeding and scaling are measured afterwards, and take as long as they like.
 # It needs CuPy and the package's test extra; PyTorch for CUDA to compare with, and compute-sanitizer and ncu where they
-# are to be used. GPU_REPORT_SECONDS sets another limit, PYTHON another Python.
+# are to be used. GPU_REPORT_SECONDS sets another limit, PYTHON another Python. The exit status is 1 where no benchmark
+# could measure anything, and 2, with nothing written, where there is no GPU.
 set -uo pipefail
-out=$(mkdir -p "${1:?name a folder for the results}" && cd "$1" && pwd)
-cd "$(dirname "$0")/.." || exit
+
+refuse() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+if (($# < 1 || $# > 2)) || [[ ${2:-everything} != everything ]]; then
+    refuse "run: bash bench/gpu_report.sh FOLDER [everything]"
+fi
+root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-$(command -v python3 || command -v python)}
+reason=$(cd "$root" && "$python" -c "from npconvnet.backend import why_no_gpu; print(why_no_gpu() or '')") || exit 2
+if [[ $reason ]]; then refuse "no GPU can be used: $reason"; fi
+out=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
+cd "$root" || exit 2
 deadline=$((SECONDS + ${GPU_REPORT_SECONDS:-465}))
 : >"$out/parts.tsv"
 
@@ -27,40 +40,41 @@ part() {
     printf '%s: status %s after %s of %s s\n' "$file" "$status" "$((SECONDS - began))" "$limit"
 }
 
-# sanitized TOOL: the tests of the kernels under a tool of compute-sanitizer. Every array gets memory of its own, or an
-# access outside of it would fall into memory of CuPy's pool.
+# sanitized TOOL LIMIT: tests of every kernel under a tool of compute-sanitizer.
 sanitized() {
-    local tests="import cupy, pytest; cupy.cuda.set_allocator(None); raise SystemExit(pytest.main('-q -m gpu \
-        -p no:cacheprovider tests/kernels/cuda/test_conv2d_tensor_core.py tests/kernels/cuda/test_lrn_max_pool2d.py \
-        tests/kernels/cuda/test_augment.py tests/kernels/cuda/test_sgd.py'.split()))"
-    part "$1.txt" 50 compute-sanitizer --tool "$1" --error-exitcode 9 "$python" -c "$tests"
+    if command -v compute-sanitizer >/dev/null; then
+        part "$1.txt" "$2" compute-sanitizer --tool "$1" --error-exitcode 9 "$python" bench/sanitized_tests.py
+    fi
 }
 
-step=("$python" bench/train_step.py --device gpu --model paper --against torch --precision "bfloat16,tf32" --json)
+step=("$python" bench/train_step.py --device gpu --model paper --against torch --json)
 kernels=("$python" bench/kernels.py --device gpu --batch-size 256 --json)
-tests=("$python" -m pytest -m gpu -q --continue-on-collection-errors -p no:cacheprovider)
+tests=("$python" -m pytest -m gpu -q --continue-on-collection-errors -p no:cacheprovider
+    tests/kernels/cuda tests/test_fused_layers.py tests/bench/test_gpu_parity.py)
 # Kernels are compiled by the tests first, on as many cores as there are where pytest-xdist is installed.
 if "$python" -c "import xdist" 2>/dev/null; then tests+=(-n 6); fi
 
-part gpu.csv 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
-part tests.txt 120 "${tests[@]}"
+# The limits of these add up to what there is: none of them goes without its share.
+part gpu.csv 5 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
+part tests.txt 100 "${tests[@]}"
 part train_step_256.json 75 "${step[@]}" --batch-size 256 --repetitions 5
 part train_step_256_no_lrn.json 60 "${step[@]}" --batch-size 256 --repetitions 5 --no-lrn
-part kernels_bfloat16.json 60 "${kernels[@]}"
-for size in 512 1024; do
-    part "train_step_$size.json" 50 "${step[@]}" --batch-size "$size" --repetitions 3
-    part "train_step_${size}_no_lrn.json" 50 "${step[@]}" --batch-size "$size" --repetitions 3 --no-lrn
+part kernels_bfloat16.json 45 "${kernels[@]}"
+sanitized memcheck 60
+part train_step_1024.json 45 "${step[@]}" --batch-size 1024 --repetitions 3
+part train_step_512.json 40 "${step[@]}" --batch-size 512 --repetitions 3
+part kernels_tf32.json 25 "${kernels[@]}" --precision tf32
+# And these have what those leave.
+for size in 1024 512; do
+    part "train_step_${size}_no_lrn.json" 40 "${step[@]}" --batch-size "$size" --repetitions 3 --no-lrn
 done
-if command -v compute-sanitizer >/dev/null; then
-    sanitized memcheck
-    sanitized racecheck
-fi
-part kernels_tf32.json 40 "${kernels[@]}" --precision tf32
+sanitized racecheck 40
 if command -v ncu >/dev/null; then
     part ncu.txt 40 ncu --clock-control none --kernel-name "regex:convolve|sum_of_parts" --launch-count 24 \
         --section SpeedOfLight --section Occupancy "${kernels[@]}" --layer conv2 --repetitions 1
 fi
 "$python" bench/gpu_report.py "$out"
+status=$?
 
 if [[ ${2:-} == everything ]]; then
     deadline=$((SECONDS + 36000))
@@ -70,4 +84,6 @@ if [[ ${2:-} == everything ]]; then
     part scaling.txt 3600 "$python" bench/scaling.py --device gpu --batch-size 64,128 --results "$out" \
         --figure "$out/scaling.png"
     "$python" bench/gpu_report.py "$out"
+    status=$?
 fi
+exit $status

@@ -39,12 +39,13 @@ from bench.gpu import (
     median_seconds,
     reason,
     require_cuda,
+    require_gpu,
     to_cupy,
     to_torch,
     use_tf32,
 )
 from bench.measuring import as_line, require_installed, versions
-from npconvnet.backend import Array, resolve_device, to_device
+from npconvnet.backend import Array, to_device
 from npconvnet.cli import run
 from npconvnet.data.augment import Augmentation
 from npconvnet.errors import InputError
@@ -69,6 +70,7 @@ from npconvnet.kernels.cuda.lrn_max_pool2d import (
 )
 from npconvnet.kernels.cuda.sgd import ParameterUpdate, sgd_update_all
 from npconvnet.kernels.cuda.softmax_cross_entropy import softmax_cross_entropy
+from npconvnet.kernels.cuda.space_to_depth import Cells, filter_cells, filters_of_cells
 from npconvnet.kernels.shapes import NO_PADDING, Pooling
 from npconvnet.layers import Conv2d, Linear
 from npconvnet.models import MODELS
@@ -413,6 +415,17 @@ def _relu_backward(bench: Bench, run: Run) -> Case:
     )
 
 
+def _bias_backward(bench: Bench, run: Run) -> Case:
+    """Where no ReLU follows, as behind the class scores."""
+    dy = bench.random(bench.count, *run.y_shape)
+    array, axes = bench.array(dy), tuple(range(dy.ndim - 1))
+    return Case(
+        lambda: lrn_max_pool2d_backward(array, None, None, None, None, None),
+        lambda result: bench.off([(result[1], dy.float().sum(axes))]),
+        lambda: dy.sum(axes),
+    )
+
+
 # -- what comes before, between and after ----------------------------------------------------------------------------
 
 
@@ -433,6 +446,38 @@ def _augment(bench: Bench, run: Run) -> Case:
         return bench.off([(found, bench.torch.from_numpy(expected).to(DEVICE))])
 
     return Case(lambda: augment_cells(on_gpu, own_views, crop, own_mean, own_std, cells, bench.words), error)
+
+
+def _filter_cells(bench: Bench, run: Run) -> Case:
+    w, cells = _first_filters(bench, run)
+    own = bench.array(w)
+
+    def error(found: Array) -> float:
+        return bench.off([(found, _cut(bench, w, cells))])
+
+    return Case(lambda: filter_cells(own, cells, bench.words), error)
+
+
+def _filters_of_cells(bench: Bench, run: Run) -> Case:
+    """Of the cells of some filters: those filters again."""
+    w, cells = _first_filters(bench, run)
+    own = bench.array(_cut(bench, w, cells))
+    return Case(lambda: filters_of_cells(own, tuple(w.shape), cells), lambda found: bench.off([(found, w)]))
+
+
+def _first_filters(bench: Bench, run: Run) -> tuple[Any, Cells]:
+    """Random filters, float32 (K, R, S, 3), and how they are cut."""
+    assert isinstance(run.layer, Conv2d)
+    w = bench.random(*run.layer.parameters["weight"].shape, dtype=bench.torch.float32)
+    return w, cells_of(run.layer, run.x_shape)
+
+
+def _cut(bench: Bench, w: Any, cells: Cells) -> Any:
+    """The cells of the filters `w`, float32, by kernels/cpu/space_to_depth.py."""
+    shape = cells.of_filters.shape(len(w))
+    cut = np.zeros(shape, np.float32)
+    cut[..., : 3 * cells.stride**2] = space_to_depth.filter_cells(w.cpu().numpy(), cells.stride)
+    return bench.torch.from_numpy(cut).to(DEVICE)
 
 
 def _softmax(bench: Bench, run: Run) -> Case:
@@ -518,16 +563,19 @@ def _sgd(bench: Bench, _run: None) -> Case:
 #: What makes the case of a kernel of bench/floors.py for a run of layers.
 CASES: Mapping[str, Callable[[Bench, Any], Case]] = {
     "augment": _augment,
+    "filter cells": _filter_cells,
     "fprop": _fprop,
     "fprop+pool": _fprop_and_pool,
     "lrn+pool": _lrn_and_pool,
     "dropout": _dropout,
     "softmax": _softmax,
     "dropout backward": _dropout_backward,
+    "bias backward": _bias_backward,
     "relu backward": _relu_backward,
     "pool backward": _pool_backward,
     "lrn+pool backward": _lrn_and_pool_backward,
     "wgrad": _wgrad,
+    "filters of cells": _filters_of_cells,
     "dgrad": _dgrad,
     "sgd": _sgd,
 }
@@ -625,7 +673,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Check and time every kernel of a training step on a GPU, beside PyTorch's."""
-    resolve_device("gpu")
+    require_gpu()
     if not lrn and model != "paper":
         raise InputError(f"--no-lrn: model {model} has no such option; it goes with --model paper")
     require_installed("bench/kernels.py", "torch", "pip install torch, in its CUDA build")

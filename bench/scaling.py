@@ -57,7 +57,7 @@ from bench.scaling_model import (
 )
 from bench.scaling_report import as_markdown, draw
 from bench.workload import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Workload, read_batch_sizes
-from npconvnet.backend import Array, Device, module_of, resolve_device, to_device
+from npconvnet.backend import Array, Device, module_of, resolve_device, resolve_precision, to_device
 from npconvnet.cli import run
 from npconvnet.cli.options import join_on
 from npconvnet.errors import InputError
@@ -118,6 +118,8 @@ class Trainer:
         self._workload = partial(Workload, settings.model, True, device=settings.device, inference=False, threads=None)
         self._device, self._ranks = settings.device, ranks
         self.network = self._workload(batch_size=1).network().to(settings.device)
+        precision, _ = resolve_precision("auto", settings.device)
+        self._trained = self.network if precision == "float32" else self.network.fused(precision)
         self._optimizer = SGD(self.network, MOMENTUM, WEIGHT_DECAY)
         self._gradients: Gradients = {}
 
@@ -131,10 +133,10 @@ class Trainer:
         count = len(labels) * self._ranks.size
         chances = Chances.of(np.arange(len(labels)), 2, Purpose.DROPOUT)
         _, gradients = loss_and_gradients(
-            self.network, images, labels, chances, into=self._gradients, of=count, ready=reduction.add
+            self._trained, images, labels, chances, into=self._gradients, of=count, ready=reduction.add
         )
         self._gradients = reduction.finish(gradients)
-        self._optimizer.update(self._gradients, LEARNING_RATE)
+        self._optimizer.update(self._gradients, LEARNING_RATE, self._trained.copies)
 
     def timeline(self, images: Array, labels: Array) -> list[float]:
         """Seconds from the beginning of a step that sums nothing to each bucket, to the backward's end, to its own."""
@@ -235,8 +237,9 @@ def measured(settings: Settings, most: int) -> dict[str, Any]:
 def _gpu(device: Device) -> dict[str, str]:
     if device == "cpu":
         return {}
-    cupy = module_of(device)
-    return {"cupy": cupy.__version__, "gpu": cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()}
+    cupy, (precision, _) = module_of(device), resolve_precision("auto", device)
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return {"cupy": cupy.__version__, "gpu": name, "precision": precision}
 
 
 def _in_ranks(settings: Settings, count: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@
     python bench/train_step.py --device cpu --batch-size 64 --model paper --against torch --inference
     python bench/train_step.py --device gpu --batch-size 256,512,1024 --model paper --against torch
 
+On a GPU npconvnet computes beside PyTorch in both of its precisions; --no-lrn makes a run of its own.
+
 With --inference a step is the forward alone, from the images to the class scores, which keeps nothing for a backward.
 
 All competitors take the same layers (bench/torch_peer.py) and the same batch, in one process, in turns: a step of one,
@@ -247,8 +249,12 @@ def require_torch(device: Device) -> None:
         require_cuda("--against torch")
 
 
-def read_precisions(_context: click.Context, _option: click.Parameter, value: str) -> list[Precision | Literal["auto"]]:
+def read_precisions(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> list[Precision | Literal["auto"]] | None:
     """The precisions in `value`, separated by commas."""
+    if value is None:
+        return None
     known = ("auto", *get_args(Precision))
     if unknown := [part for part in value.split(",") if part not in known]:
         raise InputError(f"--precision {value}: '{unknown[0]}' is none of {', '.join(known)}")
@@ -274,9 +280,9 @@ def results_on_cpu(workloads: Iterable[Workload], against_torch: bool, repetitio
 @click.option(
     "--precision",
     "precisions",
-    default="auto",
     callback=read_precisions,
-    help="Of npconvnet on a GPU, one or several: bfloat16,tf32,float32. PyTorch's are always bfloat16 and TF32.",
+    help="Of npconvnet on a GPU, one or several: bfloat16,tf32,float32.  [default: bfloat16,tf32 beside PyTorch, whose "
+    "are always these; else auto, what train_imagenet.py takes]",
 )
 @click.option("--against", type=click.Choice(["torch", "none"]), default="none", help="Whom to run beside.")
 @click.option(
@@ -294,7 +300,7 @@ def main(
     batch_sizes: list[int],
     model: str,
     lrn: bool,
-    precisions: list[Precision | Literal["auto"]],
+    precisions: list[Precision | Literal["auto"]] | None,
     against: str,
     compile_mode: str,
     inference: bool,
@@ -308,17 +314,16 @@ def main(
         raise InputError(f"--no-lrn: model {model} has no such option; it goes with --model paper")
     if against_torch:
         require_torch(device)
-    own = []
-    for asked in precisions:
-        precision, note = resolve_precision(asked, device)
-        own.append(precision)
-        if note:
-            click.echo(note, err=True)
+    if precisions is None:
+        precisions = ["bfloat16", "tf32"] if device == "gpu" and against_torch else ["auto"]
+    resolved = dict(resolve_precision(asked, device) for asked in precisions)
+    for note in filter(None, resolved.values()):
+        click.echo(note, err=True)
     workloads = [Workload(model, lrn, size, device, inference, threads) for size in batch_sizes]
     if device == "gpu":
         from bench import train_step_on_gpu
 
-        found = train_step_on_gpu.results(workloads, own, against_torch, compile_mode, repetitions)
+        found = train_step_on_gpu.results(workloads, list(resolved), against_torch, compile_mode, repetitions)
         text = train_step_on_gpu.as_text
     else:
         found, text = {"results": results_on_cpu(workloads, against_torch, repetitions)}, as_text

@@ -55,6 +55,10 @@ def test_bytes(precision, size):
     assert item(items, "augment", "conv1").bytes == 224 * 224 * 3 + 56 * 56 * 48 * size
     assert item(items, "lrn+pool backward", "conv2").bytes == 13 * 13 * 256 * (size + 1) + 2 * 27 * 27 * 256 * size
     assert item(items, "fprop", "fc8").bytes == (4096 + 4096 * 1000) * size + 4 * 1000
+    w, cells = 64 * 11 * 11 * 3, 64 * 3 * 3 * 48
+    assert item(items, "filter cells", "conv1").bytes == w * 4 + cells * size
+    assert item(items, "filters of cells", "conv1").bytes == (w + cells) * 4
+    assert item(items, "bias backward", "fc8").bytes == 1000 * size
     parameters = sum(parameter.size for parameter in network.parameters.values())
     assert item(items, "sgd", "all").bytes == parameters * {"bfloat16": 22, "tf32": 20}[precision]
 

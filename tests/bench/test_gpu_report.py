@@ -2,21 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from bench import gpu_report
+from bench.sanitized_tests import first_and_last
 from npconvnet.cli import run
 
 ROOT = Path(__file__).parents[2]
 
-#: Tests fail, kernels hang, and training steps are said to be timed; the report itself is the real one.
+#: There is a GPU, tests fail, kernels hang, and training steps have no memory; the report itself is the real one.
 PRETENDING = """#!/bin/sh
 case "$*" in
+*why_no_gpu*) exit 0 ;;
 *gpu_report.py*) exec "{python}" "$@" ;;
 *pytest*) echo "1 failed"; exit 1 ;;
 *kernels.py*) echo '{{"half":'; exec sleep 60 ;;
@@ -51,29 +55,93 @@ STEP = {
 }
 
 
-def test_one_part_does_not_stop_the_next(tmp_path):
-    python = tmp_path / "python"
-    python.write_text(PRETENDING.format(python=sys.executable))
-    python.chmod(0o755)
-    out = tmp_path / "out"
-    done = subprocess.run(
-        ["bash", str(ROOT / "bench" / "gpu_report.sh"), str(out)],
+def gpu_report_by(python, *arguments):
+    return subprocess.run(
+        ["bash", str(ROOT / "bench" / "gpu_report.sh"), *map(str, arguments)],
         env=os.environ | {"PYTHON": str(python), "GPU_REPORT_SECONDS": "17", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=120,
-        check=True,
+        check=False,
     )
-    parts = {part.file: part for part in gpu_report.read_parts(out)}
-    assert parts["tests.txt"].ending == "failed with status 1"
-    assert parts["train_step_256.json"].ending == "failed with status 2"
-    assert parts["kernels_bfloat16.json"].ending == "out of time"
-    assert parts["train_step_1024.json"].ending == "skipped: no time was left"
+
+
+def script(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_one_part_does_not_stop_the_next(tmp_path):
+    out = tmp_path / "out"
+    done = gpu_report_by(script(tmp_path / "python", PRETENDING.format(python=sys.executable)), out)
     report = json.loads((out / "unknown-gpu.json").read_text())
+    endings = {part["file"]: part["ending"] for part in report["parts"]}
+    assert endings["tests.txt"] == "failed with status 1"
+    assert endings["train_step_256.json"] == "failed with status 2"
+    assert endings["kernels_bfloat16.json"] == "out of time"
+    assert endings["train_step_1024.json"] == "skipped: no time was left"
+    assert done.returncode == 1
+    assert done.stderr.endswith("error: no benchmark could measure anything; see the report above\n")
     assert report["results"]["tests.txt"] == "1 failed"
     assert report["results"]["train_step_256.json"] == "out of memory"
     assert "train_step_1024.json" not in report["results"]
     assert (out / "unknown-gpu.md").read_text() in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out"], "error: no GPU can be used: there is none"),
+        ([], "error: run: bash bench/gpu_report.sh FOLDER [everything]"),
+        (["out", "all"], "error: run: bash bench/gpu_report.sh FOLDER [everything]"),
+    ],
+)
+def test_what_it_refuses_leaves_nothing_behind(arguments, message, tmp_path):
+    python = script(tmp_path / "python", "#!/bin/sh\necho there is none\n")
+    done = gpu_report_by(python, *(tmp_path / arguments[0], *arguments[1:]) if arguments else ())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message + "\n")
+    assert list(tmp_path.iterdir()) == [python]
+
+
+def test_what_has_to_run_has_its_share():
+    """The limits of the parts up to those that are said to have what is left add up to what there is."""
+    text = (ROOT / "bench" / "gpu_report.sh").read_text().partition("# The limits of these")[2]
+    first, _, _ = text.partition("# And these")
+    limits = [int(limit) for limit in re.findall(r"^(?:part|sanitized) \S+ (\d+)", first, re.MULTILINE)]
+    assert len(limits) == 9
+    assert sum(limits) == 465 - 10
+
+
+FAILED = STEP | {"results": [{"batch_size": 1, "competitors": {"npconvnet tf32": {"failed": "failed: x"}}}]}
+
+
+@pytest.mark.parametrize(
+    ("file", "status", "printed", "ending"),
+    [
+        ("tests.txt", "0", "...\n12 passed, 3 skipped in 4s\n", "done"),
+        ("tests.txt", "0", "sss\n15 skipped, 4 deselected in 4s\n", "every test was skipped"),
+        ("memcheck.txt", "0", "1 skipped in 4s\n========= ERROR SUMMARY: 0 errors\n", "every test was skipped"),
+        ("memcheck.txt", "0", "1 passed in 4s\n========= ERROR SUMMARY: 0 errors\n", "done"),
+        ("tests.txt", "0", " \n", "printed nothing"),
+        ("tests.txt", "5", "4 deselected in 1s", "failed with status 5"),
+        ("ncu.txt", "124", "", "out of time"),
+        ("train_step_256.json", "0", json.dumps(STEP), "done"),
+        ("train_step_256.json", "0", json.dumps(FAILED), "nothing could be measured"),
+        ("kernels_tf32.json", "0", '{"rows": [{"failed": "wrong"}, {"seconds": 1}]}', "done"),
+        ("kernels_tf32.json", "0", '{"rows": [{"failed": "wrong"}]}', "nothing could be measured"),
+    ],
+)
+def test_done_is_what_has_done_something(file, status, printed, ending):
+    assert gpu_report.Part(file, status, 1, 2).ending(printed) == ending
+
+
+def test_the_first_and_the_last_of_each_test():
+    def some(name, *parameters):
+        return [SimpleNamespace(path="a.py", originalname=name, parameter=p) for p in parameters]
+
+    kept = first_and_last([*some("test_one", 0), *some("test_three", 1, 2, 3), *some("test_two", 4, 5)])
+    assert [test.parameter for test in kept] == [0, 1, 3, 4, 5]
 
 
 def folder_of(tmp_path, **files):

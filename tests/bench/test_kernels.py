@@ -49,6 +49,9 @@ SOME = {
         ("fprop+pool", "conv5"),
         ("fprop", "fc8"),
         ("softmax", "fc8"),
+        ("bias backward", "fc8"),
+        ("filter cells", "conv1"),
+        ("filters of cells", "conv1"),
         ("pool backward", "conv5"),
         ("dgrad", "conv5"),
         ("wgrad", "conv5"),
@@ -102,7 +105,7 @@ def test_a_peer_that_fails_costs_only_its_own_number(on_the_stand_in, monkeypatc
 
 
 def test_the_report(on_the_stand_in, monkeypatch):
-    monkeypatch.setattr(kernels, "resolve_device", lambda device: device)
+    monkeypatch.setattr(kernels, "require_gpu", lambda: None)
     monkeypatch.setattr(kernels, "require_cuda", lambda option: None)
     monkeypatch.setattr(kernels, "matrix_rate", lambda torch, precision: 1e12)
     monkeypatch.setattr(kernels, "copy_rate", lambda: 1e9)
@@ -110,13 +113,13 @@ def test_the_report(on_the_stand_in, monkeypatch):
     arguments = ["--model", "tiny", "--batch-size", "1", "--layer", "fc8", "--json"]
     result = CliRunner().invoke(kernels.main, arguments, catch_exceptions=False)
     report = json.loads(result.stdout)
-    assert [row["kernel"] for row in report["rows"]] == ["fprop", "softmax", "wgrad", "dgrad"]
+    assert [row["kernel"] for row in report["rows"]] == ["fprop", "softmax", "bias backward", "wgrad", "dgrad"]
     assert report["versions"]["gpu"] == "stand-in"
     title, versions, _, _, *table, sums = kernels.as_text(report).splitlines()
     assert title == "kernels of a training step of tiny, bfloat16, batch 1, medians of 20"
     assert "gpu stand-in" in versions
     assert len({len(line) for line in table}) == 1
-    assert sums.startswith("4 of 4 kernels: 4.00 ms")
+    assert sums.startswith("5 of 5 kernels: 5.00 ms")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_the_report(on_the_stand_in, monkeypatch):
     ],
 )
 def test_bad_input_ends_in_one_line(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr("npconvnet.backend.why_no_gpu", lambda: "there is none")
+    monkeypatch.setattr("bench.gpu.why_no_gpu", lambda: "there is none")
     assert_refused(arguments, message, monkeypatch, capsys)
 
 
@@ -140,19 +143,19 @@ def test_bad_input_ends_in_one_line(arguments, message, monkeypatch, capsys):
     ],
 )
 def test_bad_input_on_a_gpu_ends_in_one_line(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "resolve_device", lambda device: device)
+    monkeypatch.setattr(kernels, "require_gpu", lambda: None)
     monkeypatch.setattr(kernels, "require_cuda", lambda option: None)
     assert_refused(arguments, message, monkeypatch, capsys)
 
 
 def test_without_pytorch(monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "resolve_device", lambda device: device)
+    monkeypatch.setattr(kernels, "require_gpu", lambda: None)
     monkeypatch.setattr(measuring, "find_spec", lambda name: None)
     assert_refused([], "error: bench/kernels.py: torch is not installed; run: pip install torch", monkeypatch, capsys)
 
 
 def test_pytorch_without_a_gpu(monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "resolve_device", lambda device: device)
+    monkeypatch.setattr(kernels, "require_gpu", lambda: None)
     monkeypatch.setattr(importlib.import_module("torch").cuda, "is_available", lambda: False)
     assert_refused([], "error: bench/kernels.py: this PyTorch finds no GPU", monkeypatch, capsys)
 

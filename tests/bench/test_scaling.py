@@ -8,14 +8,18 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bench import measuring, scaling, scaling_report
 from bench.scaling_model import SUMS, Step, predictions
+from npconvnet.backend import to_host
 from npconvnet.cli import run
 from npconvnet.errors import InputError
+from npconvnet.kernels.cpu.bfloat16 import to_bfloat16
 from npconvnet.training.distributed.ranks import ALONE
+from npconvnet.training.distributed.reduction import Reduction
 
 QUICK = ["--model", "tiny", "--batch-size", "2,4", "--repetitions", "1", "--ranks", "2"]
 
@@ -188,6 +192,18 @@ def test_one_gpu_alone(cupy, own_threads):
     step = Step(**batch["step"])
     assert batch["seconds"].keys() == {scaling.ALONE}
     assert 0 < step.ready[0] <= step.backward
+
+
+def test_a_gpu_trains_by_tensor_cores(cupy):
+    trainer = scaling.Trainer(scaling.Settings("tiny", "gpu", 1, (2,), 1), ALONE)
+    before = {name: copy.copy() for name, copy in trainer._trained.copies.items()}
+    trainer.step(*trainer.batch(2), Reduction())
+    assert before
+    for name, copy in trainer._trained.copies.items():
+        assert not np.array_equal(to_host(before[name]), to_host(copy)), name
+        np.testing.assert_array_equal(
+            to_host(copy), to_bfloat16(to_host(trainer.network.parameters[name])), err_msg=name
+        )
 
 
 def test_ranks_that_fail(tmp_path, monkeypatch, capsys, enough_cores):

@@ -129,6 +129,30 @@ def test_precisions_that_there_are_not(arguments, message):
     assert message in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "precisions"),
+    [
+        (["--against", "torch"], ["bfloat16", "tf32"]),
+        (["--against", "torch", "--precision", "tf32"], ["tf32"]),
+        ([], ["auto"]),
+    ],
+)
+def test_both_precisions_beside_pytorchs(arguments, precisions, torch, monkeypatch):
+    asked = []
+
+    def results(workloads, own, *_):
+        asked.extend(own)
+        return {"results": []}
+
+    monkeypatch.setattr(train_step, "resolve_device", lambda device: device)
+    monkeypatch.setattr(train_step, "resolve_precision", lambda precision, device: (precision, None))
+    monkeypatch.setattr(train_step, "require_cuda", lambda option: None)
+    monkeypatch.setattr(train_step_on_gpu, "results", results)
+    command = ["--device", "gpu", "--model", "tiny", *arguments, "--json"]
+    CliRunner().invoke(train_step.main, command, catch_exceptions=False)
+    assert asked == precisions
+
+
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("inference", [False, True])
 def test_pytorch_eager(torch, monkeypatch, precision, inference):
