@@ -12,19 +12,20 @@ struct Summands {  // SUMMANDS in add.py
     long long arrays;
 };
 
-extern "C" __global__ void add_floats(Summands<float> summands, float* __restrict__ y, long long count) {
+template <class Number>
+__device__ void add(const Summands<Number>& summands, Number* y, long long count) {
     const long long i = element();
     if (i >= count) return;
-    float total = summands.x[0][i];
-    for (int array = 1; array < summands.arrays; array++) total += summands.x[array][i];
-    y[i] = total;
+    float total = widened(summands.x[0][i]);
+    for (int array = 1; array < summands.arrays; array++) total += widened(summands.x[array][i]);
+    store(y + i, total);
+}
+
+extern "C" __global__ void add_floats(Summands<float> summands, float* __restrict__ y, long long count) {
+    add(summands, y, count);
 }
 
 extern "C" __global__ void add_words(Summands<unsigned short> summands, unsigned short* __restrict__ y,
                                      long long count) {
-    const long long i = element();
-    if (i >= count) return;
-    float total = extended(summands.x[0][i]);
-    for (int array = 1; array < summands.arrays; array++) total += extended(summands.x[array][i]);
-    y[i] = rounded(total);
+    add(summands, y, count);
 }

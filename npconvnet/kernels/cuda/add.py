@@ -18,10 +18,10 @@ SUMMANDS = np.dtype([("x", "u8", MOST), ("arrays", "i8")])
 def add_forward(xs: Sequence[Array]) -> Array:
     """The sum of the `xs`, all float32 or all uint16, which are bfloat16 words here, in memory of its own.
 
-    Words are added in float32 and rounded once, up to 64 arrays of them. Raises TypeError for any other arrays.
+    Words are added in float32 and rounded once. Raises TypeError for any other arrays, and ValueError for more than 64.
     """
     if len(xs) > MOST:
-        return add_forward([add_forward(xs[:MOST]), *xs[MOST:]])
+        raise ValueError(f"add_forward takes up to {MOST} arrays, not {len(xs)}")
     first, xp = xs[0], array_module(xs[0])
     dtype = first.dtype if first.dtype == np.uint16 else np.float32
     taken: list[Any] = [require("add_forward", f"xs[{i}]", x, dtype, first.shape) for i, x in enumerate(xs)]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from npconvnet.backend import Array, array_module
 from npconvnet.kernels.cuda.arguments import ANY, require
 from npconvnet.kernels.cuda.compile import kernel
-from npconvnet.kernels.cuda.space_to_depth import Cells, element_name, overwritten
+from npconvnet.kernels.cuda.space_to_depth import Cells, element_name
 from npconvnet.kernels.views import Views
 
 #: The fields of `View` in augment.cu.
@@ -48,13 +48,12 @@ def augment_cells(
     std: Array,
     cells: Cells,
     dtype: npt.DTypeLike,
-    out: Array | None = None,
 ) -> Array:
     """The cells of `augment`, uint16 (bfloat16 words) or float32 as `dtype` says, (N, H′, W′, C′) as `cells` says.
 
     `views` are the bytes of `pack_views` on the device, uint8 (N·VIEW.itemsize,): a CUDA graph that has captured this
-    reads at each replay what lies there then. The result is written to `out`, if given. Raises TypeError for arrays of
-    another type or shape, and ValueError where `cells` are not those of crops.
+    reads at each replay what lies there then. Raises TypeError for arrays of another type or shape, and ValueError
+    where `cells` are not those of crops.
     """
     xp, element = array_module(images), element_name(dtype)
     if cells.size != (crop, crop):
@@ -62,7 +61,7 @@ def augment_cells(
     images, mean, std = _require("augment_cells", images, mean, std, crop)
     count, height, width, _ = images.shape
     views = require("augment_cells", "views", views, np.uint8, (count * VIEW.itemsize,))
-    result = overwritten("augment_cells", out, xp, dtype, cells.shape(count))
+    result: Array = xp.empty(cells.shape(count), dtype)
     if result.size:
         numbers = np.int32(height), np.int32(width), np.bool_(mean.ndim == 3), cells.parameter
         arguments = images, views, mean, std, result, *numbers

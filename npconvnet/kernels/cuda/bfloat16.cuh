@@ -1,6 +1,6 @@
-// Numbers of 16 bits with the range of float32, as words, and both element types of the kernels in runs of 8 channels.
+// Numbers of 16 bits with the range of float32, as words; and both element types of the kernels, alone and 8 at once.
 //     word = the upper half of x, rounded to nearest, ties to even;  x = word, followed by 16 zero bits
-// Stores overwrite; runs begin at a multiple of 16 bytes.
+// Stores overwrite. Eights begin at a multiple of 16 bytes; to store eight words needs sm_80.
 #include "ptx.cuh"
 
 __device__ inline unsigned short rounded(float x) {
@@ -11,6 +11,12 @@ __device__ inline unsigned short rounded(float x) {
 __device__ inline float extended(unsigned short word) {
     return __uint_as_float((unsigned)word << 16);
 }
+
+__device__ inline float widened(unsigned short word) { return extended(word); }
+__device__ inline float widened(float x) { return x; }
+
+__device__ inline void store(unsigned short* to, float x) { *to = rounded(x); }
+__device__ inline void store(float* to, float x) { *to = x; }
 
 struct alignas(16) Chunk {  // 16 bytes, moved at once
     unsigned bits[4];

@@ -14,14 +14,6 @@ struct Pixel {
     float channel[3];
 };
 
-__device__ inline void store(float* to, float x) {
-    *to = x;
-}
-
-__device__ inline void store(unsigned short* to, float x) {
-    *to = pack_bfloat16(x, 0);
-}
-
 // A block gathers one row of cells in its shared memory, each thread the pixels at one place of some cells, and writes
 // it from there 16 bytes at a time, neighbouring threads neighbouring ones. pixel(row, column) is one of the image that
 // the block works on. blockDim.x goes over the places in a cell, blockDim.y over the cells.

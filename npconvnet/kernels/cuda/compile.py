@@ -2,7 +2,7 @@
 
 CuPy adds the GPU's architecture to the options, and keeps what it has compiled on disk, by the text it was given: so
 `#include "x.cuh"` is written out here, or a change in a header would go unnoticed. No header of CUDA's is included:
-NVRTC knows CUDA's own words without any, and a toolkit need not be found.
+NVRTC knows CUDA's own words without any. (CuPy itself wants to find those of the package nvidia-cuda-runtime.)
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def kernel(
         compiled = cupy.RawModule(code=written_out(path), options=options).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
         raise RuntimeError(f"{path} does not compile:\n{error}") from None
-    if shared_bytes:
+    # CuPy hands the same function out again, and others of its launches may need more.
+    if shared_bytes > compiled.max_dynamic_shared_size_bytes:
         compiled.max_dynamic_shared_size_bytes = shared_bytes
     return partial(compiled, shared_mem=shared_bytes)
 

@@ -9,6 +9,7 @@
 // sum is split, every part of it by one block, without bias and ReLU, and sum_of_parts.cu adds them up.
 #include "epilogue.cuh"
 #include "implicit_gemm.cuh"
+#include "max_pool2d.cuh"
 
 struct Problem {  // the fields of PROBLEM in conv2d_tensor_core.py
     int N, H, W, C, K, R, S, P, Q;
@@ -365,7 +366,7 @@ struct alignas(8) Offsets {
     unsigned char of[8];
 };
 
-// The maxima under the windows of the pooling: of several the first in scan order; NaN counts as the largest.
+// The maxima under the windows of the pooling, by max_pool2d.cuh.
 __device__ void store_pooled(Element* to, unsigned char* switches, const float* tile, const Block& block,
                              const Result& result, const float* bias) {
     const Problem& of = block.of;
@@ -376,9 +377,7 @@ __device__ void store_pooled(Element* to, unsigned char* switches, const float* 
     for (int i = threadIdx.x / (TILE_COLUMNS / 8); i < of.tile_P * of.tile_Q; i += THREADS / (TILE_COLUMNS / 8)) {
         const int tile_p = i / of.tile_Q, tile_q = i % of.tile_Q, p = first.h + tile_p, q = first.w + tile_q;
         if (p >= of.pooled_P || q >= of.pooled_Q || count <= 0) continue;
-        float maxima[8];
-        Offsets offsets;
-        bool none_yet = true;
+        Maximum best[8];
         for (int r = 0; r < of.window_P; r++)
             for (int s = 0; s < of.window_Q; s++) {
                 const int row = tile_p * of.pool_stride + r, pixel = tile_q * of.pool_stride + s;
@@ -388,15 +387,13 @@ __device__ void store_pooled(Element* to, unsigned char* switches, const float* 
                 float y[8];
                 load8(tile + (row * PooledOutputs::width(of) + pixel) * PITCH + first_of_8(), y);
 #pragma unroll
-                for (int k = 0; k < 8; k++) {
-                    y[k] = finished(y[k], biases[k], of.relu);
-                    if (none_yet || y[k] > maxima[k] || (y[k] != y[k] && maxima[k] == maxima[k])) {
-                        maxima[k] = y[k];
-                        offsets.of[k] = r * of.window_Q + s;
-                    }
-                }
-                none_yet = false;
+                for (int k = 0; k < 8; k++)
+                    consider(best[k], finished(y[k], biases[k], of.relu), r * of.window_Q + s);
             }
+        float maxima[8];
+        Offsets offsets;
+#pragma unroll
+        for (int k = 0; k < 8; k++) maxima[k] = best[k].value, offsets.of[k] = best[k].offset;
         const long long output = ((long long)first.n * of.pooled_P + p) * of.pooled_Q + q;
         const long long place = output * of.K + result.first + column;
         store(to + place, maxima, count, result.is_aligned(to));

@@ -5,12 +5,7 @@ The functions are those of kernels/cpu/conv2d.py and kernels/cpu/linear.py, with
 of the forward ones. Channels are copied 16 bytes at a time: 8 words or 4 numbers. Where the channels of a group are no
 multiple of that, arrays are first copied with zeros behind them.
 
-What to expect, by reckoning. Each of the three takes 2·N·P·Q·K·R·S·C/groups operations: of the paper's net at 256
-images, 153 GFLOP for conv2, 40–50 for each of the other convolutions, and 19 for fc6. An H100 multiplies at 990 TFLOP/s
-in bfloat16 (half of that in TF32), about 620 of which mma.sync can reach. Only layers with fewer than some 200
-operations for a byte of their arrays wait for memory. A stage of a 256×128 tile reads 48 KiB for 4.2 MFLOP, mostly from
-the L2 cache: at 450 TFLOP/s that is 5.3 TB/s, about all it gives. So large layers should run at 60–75 % of what
-mma.sync can reach, less what the last, incomplete round of blocks wastes.
+How long that should take, and why, is reckoned in bench/README.md.
 """
 
 import math
@@ -22,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, array_module
-from npconvnet.kernels.cuda.arguments import ANY, require
+from npconvnet.kernels.cuda.arguments import ANY, require, require_in_place
 from npconvnet.kernels.cuda.compile import kernel
 from npconvnet.kernels.cuda.sum_of_parts import sum_of_parts
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Pooling, Rounding, place_windows
@@ -86,7 +81,7 @@ LARGE, MEDIUM, NARROW, SMALL = (
 #: Those that each problem chooses from.
 TILES = {
     FPROP: (LARGE, MEDIUM, NARROW, SMALL),
-    POOLED_FPROP: (LARGE, NARROW),
+    POOLED_FPROP: (LARGE, MEDIUM, NARROW),
     DGRAD: (LARGE, MEDIUM, NARROW, SMALL),
     WGRAD: (LARGE, MEDIUM, SMALL),
 }
@@ -96,8 +91,8 @@ VARIANTS = [
     tile.constants(problem, element) for problem, tiles in TILES.items() for element in ELEMENTS for tile in tiles
 ]
 
-#: SMs of an H100, and the shared memory that a block may have there.
-PROCESSORS, SHARED_BYTES = 132, 227 * 1024
+#: SMs of an H100.
+PROCESSORS = 132
 #: What a block spends besides its stages, in stages: the first come late, and the sums are to be stored.
 OVERHEAD = 4
 #: Numbers of partial sums that are written and read in the time of one stage of a 128×128 tile.
@@ -126,7 +121,9 @@ def conv2d_forward(
     `bias` (K,), float32, is added if given; no element is below 0 if `relu`. y is of the type `dtype`, or else of that
     of x. Raises TypeError for arrays of other types and shapes.
     """
-    x, w, bias, fields = _forward("conv2d_forward", x, w, bias, stride, padding, groups, rounding)
+    x, w, fields = _forward("conv2d_forward", x, w, stride, padding, groups, rounding)
+    if bias is not None:
+        bias = require("conv2d_forward", "bias", bias, np.float32, (len(w),))
     N, P, Q, K = (fields[size] for size in "NPQK")
     matrices = Matrices(N * P * Q, K // groups, _stages(math.prod(w.shape[1:]), x.dtype), groups)
     y: Array = array_module(x).empty((N, P, Q, K), dtype or x.dtype)
@@ -148,11 +145,12 @@ def conv2d_pool_forward(
 
     y is of the type of `x`, the switches are uint8. Both are (N, ., ., K), as kernels/cpu/max_pool2d.py defines them:
     the maxima are found in float32. Raises TypeError for arrays of other types and shapes, and ValueError where a
-    window of the pooling has more than 256 pixels.
+    window of the pooling has more than 128 pixels.
     """
-    if math.prod(pool.window) > 256:
-        raise ValueError(f"the offsets in a window of {pool.window} pixels do not fit into a byte")
-    x, w, biases, fields = _forward("conv2d_pool_forward", x, w, bias, stride, padding, groups, rounding)
+    if math.prod(pool.window) > min(tile.rows for tile in TILES[POOLED_FPROP]):
+        raise ValueError(f"a window of {pool.window} pixels does not fit into every tile")
+    x, w, fields = _forward("conv2d_pool_forward", x, w, stride, padding, groups, rounding)
+    bias = require("conv2d_pool_forward", "bias", bias, np.float32, (len(w),))
     pooled = pool.place((fields["P"], fields["Q"])).outputs
     xp, shape = array_module(x), (len(x), *pooled, len(w))
     y: Array = xp.empty(shape, x.dtype)
@@ -165,7 +163,7 @@ def conv2d_pool_forward(
     top, _, left, _ = pool.padding
     sizes = *pooled, *pool.window, pool.stride, top, left, *rectangles[tile]
     fields |= dict(zip(FIELDS[-9:], sizes, strict=True)) | {"relu": True, "has_bias": True}
-    _launch(POOLED_FPROP, tile, row_tiles[tile], matrices, fields, x, w, bias=biases, y=y, switches=switches)
+    _launch(POOLED_FPROP, tile, row_tiles[tile], matrices, fields, x, w, bias=bias, y=y, switches=switches)
     return y, switches
 
 
@@ -214,7 +212,7 @@ def conv2d_backward_filters(
     fields = _fields(x.shape, w_shape, stride, padding, groups, rounding)
     dy = require(name, "dy", dy, x.dtype, [fields[size] for size in "NPQK"])
     if out is not None:
-        _require_place(name, out, w_shape)
+        require_in_place(name, "out", out, np.float32, w_shape)
     dy, x = _in_chunks(dy, 3, groups), _in_chunks(x, 3, groups)
     shape = (K, R, S, C) = dy.shape[3], *w_shape[1:3], x.shape[3] // groups
     matrices = Matrices(K // groups, R * S * C, _stages(math.prod(dy.shape[:3]), x.dtype), groups)
@@ -253,7 +251,7 @@ def linear_backward_weights(dy: Array, x: Array, *, out: Array | None = None) ->
     dy = require("linear_backward_weights", "dy", dy, x.dtype, (len(x), ANY))
     shape = dy.shape[1], x.shape[1]
     dw: Array = array_module(x).empty(shape, np.float32) if out is None else out
-    _require_place("linear_backward_weights", dw, shape)
+    require_in_place("linear_backward_weights", "out", dw, np.float32, shape)
     conv2d_backward_filters(_pixels(dy), _pixels(x), (shape[0], 1, 1, shape[1]), out=_pixels(dw))
     return dw
 
@@ -284,20 +282,17 @@ def _forward(
     name: str,
     x: Array,
     w: Array,
-    bias: Array | None,
     stride: int,
     padding: Padding,
     groups: int,
     rounding: Rounding,
-) -> tuple[Array, Array, Array | None, dict[str, int]]:
-    """x, w and bias as the kernel takes them, and the first fields of PROBLEM."""
+) -> tuple[Array, Array, dict[str, int]]:
+    """x and w as the kernel takes them, and the first fields of PROBLEM."""
     w = require(name, "w", w, ELEMENTS, (ANY, ANY, ANY, ANY))
     x = require(name, "x", x, w.dtype, (ANY, ANY, ANY, w.shape[3] * groups))
-    if bias is not None:
-        bias = require(name, "bias", bias, np.float32, (len(w),))
     fields = _fields(x.shape, w.shape, stride, padding, groups, rounding)
     x, w = _in_chunks(x, 3, groups), _in_chunks(w, 3)
-    return x, w, bias, fields | {"C": x.shape[3]}
+    return x, w, fields | {"C": x.shape[3]}
 
 
 def _fields(
@@ -315,12 +310,6 @@ def _fields(
     top, _, left, _ = padding
     sizes = *x_shape, *w_shape[:3], *windows.outputs, stride, top, left, groups
     return dict(zip(FIELDS, sizes, strict=False))
-
-
-def _require_place(name: str, out: Array, shape: tuple[int, ...]) -> None:
-    require(name, "out", out, np.float32, shape)
-    if not out.flags.c_contiguous:
-        raise TypeError(f"{name}: out has strides {out.strides}, and has to be contiguous")
 
 
 def _multiply(
@@ -427,11 +416,8 @@ def _fastest_tile(xp: Any, row_tiles: dict[Tile, int], matrices: Matrices, parts
 @cache
 def _gpu(xp: Any, number: int) -> tuple[int, int]:
     """SMs, and bytes of shared memory that a block may have."""
-    attributes = getattr(xp.cuda.Device(number), "attributes", {})
-    return (
-        attributes.get("MultiProcessorCount", PROCESSORS),
-        attributes.get("MaxSharedMemoryPerBlockOptin", SHARED_BYTES),
-    )
+    attributes = xp.cuda.Device(number).attributes
+    return attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"]
 
 
 @cache

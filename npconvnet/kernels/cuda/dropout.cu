@@ -22,14 +22,11 @@ extern "C" __global__ void draw_kept(const long long* __restrict__ items,  // (N
         if (4 * draw + k < size) kept[n * size + 4 * draw + k] = words[k] >= least;
 }
 
-__device__ float scaled(float x, float scale) { return x * scale; }
-__device__ unsigned short scaled(unsigned short x, float scale) { return rounded(extended(x) * scale); }
-
 template <class T>
 __device__ void drop(const T* __restrict__ x, const bool* __restrict__ kept, T* __restrict__ y, float scale,
                      long long count) {
     const long long i = element();
-    if (i < count) y[i] = kept[i] ? scaled(x[i], scale) : T(0);  // 0 times inf or NaN would be NaN
+    if (i < count) store(y + i, kept[i] ? widened(x[i]) * scale : 0);  // 0 times inf or NaN would be NaN
 }
 
 extern "C" __global__ void dropout(const float* __restrict__ x, const bool* __restrict__ kept, float* __restrict__ y,

@@ -2,14 +2,11 @@
 //     y = max(sum + bias, 0), or sum + bias
 // Stores overwrite; nothing else is written.
 #include "bfloat16.cuh"
+#include "relu.cuh"
 
-__device__ inline float finished(float sum, float bias, bool relu) {
-    const float y = sum + bias;
-    return relu && y < 0 ? 0 : y;  // a NaN stays one
+__device__ inline float finished(float sum, float bias, bool with_relu) {
+    return with_relu ? relu(sum + bias) : sum + bias;
 }
-
-__device__ inline void store(unsigned short* to, float x) { *to = rounded(x); }
-__device__ inline void store(float* to, float x) { *to = x; }
 
 // `count` of 8 neighbours: those that exist; all at once if they lie where that is possible.
 template <class T>

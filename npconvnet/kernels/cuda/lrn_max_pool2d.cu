@@ -22,20 +22,8 @@
 
 #if BFLOAT16
 using Element = unsigned short;
-__device__ float widened(Element word) {
-    return extended(word);
-}
-__device__ Element narrowed(float x) {
-    return rounded(x);
-}
 #else
 using Element = float;
-__device__ float widened(Element x) {
-    return x;
-}
-__device__ Element narrowed(float x) {
-    return x;
-}
 #endif
 
 constexpr int THREADS = 256, BAND = 7;  // as in lrn_max_pool2d.py
@@ -60,7 +48,7 @@ __device__ void store(Element* to, const float (&x)[8]) {
     store8(to, x);
 }
 __device__ void store(Element* to, const float (&x)[1]) {
-    *to = narrowed(x[0]);
+    store(to, x[0]);
 }
 
 // A run of one pixel, x[BEFORE] ... x[BEFORE + RUN - 1], and the neighbours that its windows see. There is nothing, 0,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, array_module
-from npconvnet.kernels.cuda.arguments import require
+from npconvnet.kernels.cuda.arguments import require, require_in_place
 from npconvnet.kernels.cuda.compile import kernel
 from npconvnet.kernels.cuda.elementwise import run_elementwise
 
@@ -58,8 +58,8 @@ def sgd_update(
 
     Raises TypeError for other arrays, and where `w` or `velocity` is not contiguous.
     """
-    _require_in_place("sgd_update", "w", w, np.float32, w.shape)
-    _require_in_place("sgd_update", "velocity", velocity, np.float32, w.shape)
+    require_in_place("sgd_update", "w", w, np.float32, w.shape)
+    require_in_place("sgd_update", "velocity", velocity, np.float32, w.shape)
     dw = require("sgd_update", "dw", dw, np.float32, w.shape)
     numbers = np.float32(learning_rate), np.float32(momentum), np.float32(weight_decay)
     run_elementwise(array_module(w), "sgd.cu", "sgd_update", w.size, w, velocity, dw, *numbers)
@@ -90,17 +90,10 @@ def _tensors(updates: Sequence[ParameterUpdate]) -> tuple[npt.NDArray[np.void], 
         for name, dtype in ARRAYS.items():
             x = getattr(update, name)
             if x is not None:
-                _require_in_place("sgd_update_all", name, x, dtype, update.w.shape)
+                require_in_place("sgd_update_all", name, x, dtype, update.w.shape)
                 row[name] = x.data.ptr
         row["count"], row["first_block"] = update.w.size, blocks
         row["rate_factor"], row["weight_decay"] = update.rate_factor, update.weight_decay
         blocks += -(-update.w.size // PER_BLOCK)
     rows["first_block"][len(updates) :] = blocks
     return tensors, blocks
-
-
-def _require_in_place(kernel: str, name: str, x: Array, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
-    """Raises TypeError unless `kernel` can take `x` itself, and not a copy, which nobody would look at."""
-    require(kernel, name, x, dtype, shape)
-    if not x.flags.c_contiguous:
-        raise TypeError(f"{kernel}: {name} {tuple(x.shape)} has to be contiguous")

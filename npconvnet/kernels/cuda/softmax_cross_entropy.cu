@@ -35,9 +35,6 @@ extern "C" __global__ void softmax(const float* __restrict__ scores,   // (N, cl
         probabilities[begin + c] = expf(scores[begin + c] - row.largest) / row.sum;
 }
 
-__device__ void store(float* to, float x) { *to = x; }
-__device__ void store(unsigned short* to, float x) { *to = rounded(x); }
-
 template <class T>
 __device__ void losses_and_gradient(const float* __restrict__ scores, const long long* __restrict__ labels,
                                     float* __restrict__ losses, T* __restrict__ d_scores, int classes, float of) {

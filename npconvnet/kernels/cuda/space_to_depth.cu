@@ -22,14 +22,6 @@ extern "C" __global__ void to_cells_float32(const float* __restrict__ images, fl
     to_cells(images, cells, shape);
 }
 
-__device__ inline float number(float x) {
-    return x;
-}
-
-__device__ inline float number(unsigned short word) {
-    return extended(word);
-}
-
 // A block writes one row of an image: neighbouring threads write, and mostly read, neighbouring numbers.
 template <class Element>
 __device__ void from_cells(const Element* cells, float* images, const Cells& shape) {
@@ -41,7 +33,7 @@ __device__ void from_cells(const Element* cells, float* images, const Cells& sha
     for (int i = threadIdx.x; i < shape.width * 3; i += blockDim.x) {
         const int padded = i + shape.left * 3, cell = padded / cell_numbers;
         const bool covered = row / shape.stride < shape.rows && cell < shape.columns;
-        images[i] = covered ? number(cells[cell * shape.channels + padded % cell_numbers]) : 0;
+        images[i] = covered ? widened(cells[cell * shape.channels + padded % cell_numbers]) : 0;
     }
 }
 

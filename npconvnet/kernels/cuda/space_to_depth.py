@@ -13,13 +13,12 @@ cells of stored pictures in one pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, array_module
-from npconvnet.kernels.cuda.arguments import ANY, require
+from npconvnet.kernels.cuda.arguments import ANY, require, require_in_place
 from npconvnet.kernels.cuda.compile import kernel
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, Windows, place_windows
 
@@ -117,16 +116,6 @@ def element_name(dtype: npt.DTypeLike) -> str:
     return names[np.dtype(dtype)]
 
 
-def overwritten(name: str, out: Array | None, xp: Any, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
-    """`out`, where the kernel `name` can write its result, or new memory. Raises TypeError where it can't."""
-    if out is None:
-        new: Array = xp.empty(shape, dtype)
-        return new
-    if not out.flags.c_contiguous:
-        raise TypeError(f"{name}: out has strides {out.strides}, and has to be contiguous")
-    return require(name, "out", out, dtype, shape)
-
-
 def _to_cells(name: str, argument: str, x: Array, cells: Cells, dtype: npt.DTypeLike) -> Array:
     element, xp = element_name(dtype), array_module(x)
     x = require(name, argument, x, np.float32, (ANY, *cells.size, 3))
@@ -145,7 +134,8 @@ def _from_cells(
     if tuple(shape[1:]) != (*cells.size, 3):
         raise TypeError(f"{name}: the cells are those of {(len(x), *cells.size, 3)}, not of {tuple(shape)}")
     x = require(name, argument, x, (np.uint16, np.float32), cells.shape(shape[0]))
-    result = overwritten(name, out, xp, np.float32, shape)
+    result: Array = xp.empty(shape, np.float32) if out is None else out
+    require_in_place(name, "out", result, np.float32, shape)
     if result.size:
         rows = result.shape[0] * result.shape[1]
         launch = kernel(xp, "space_to_depth.cu", f"from_cells_{element_name(x.dtype)}")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from npconvnet.backend import Array, array_module
-from npconvnet.kernels.cuda.arguments import ANY, require
+from npconvnet.kernels.cuda.arguments import ANY, require, require_in_place
 from npconvnet.kernels.cuda.compile import kernel
 
 THREADS = 256
@@ -16,7 +16,7 @@ def sum_of_parts(parts: Array, y: Array, bias: Array | None = None, relu: bool =
     and shapes.
     """
     xp = array_module(y)
-    require("sum_of_parts", "y", y, (np.float32, np.uint16), (ANY,) * y.ndim)
+    require_in_place("sum_of_parts", "y", y, (np.float32, np.uint16), (ANY,) * y.ndim)
     parts = require("sum_of_parts", "parts", parts, np.float32, (ANY, *y.shape))
     bias_or_none = (
         xp.empty(0, np.float32) if bias is None else require("sum_of_parts", "bias", bias, np.float32, y.shape[-1:])

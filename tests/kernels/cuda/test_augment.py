@@ -157,16 +157,6 @@ def test_cells_are_those_of_the_definition(xp, rng):
     np.testing.assert_array_equal(words, to_bfloat16(expected.astype(np.float32)))
 
 
-@over_types
-def test_cells_are_written_where_they_belong(xp, rng, dtype):
-    cells = CELLS["alexnet"][-1]
-    call, packed = draw_on_device(xp, rng, *CELLS["alexnet"])
-    call |= packed | {"cells": cells, "dtype": dtype}
-    out = xp.full(cells.shape(2), 7, dtype)
-    assert augment_cells(**call, out=out) is out
-    np.testing.assert_array_equal(to_host(out), to_host(augment_cells(**call)))
-
-
 def test_views_are_read_when_the_kernel_runs(xp, rng):
     """As a captured graph needs it: the same memory, filled anew."""
     cells = CELLS["tiny"][-1]
@@ -197,15 +187,13 @@ def test_nothing_is_launched_for_no_cells(xp, rng, monkeypatch, dtype):
         (lambda c: c.update(mean=c["mean"][:2]), TypeError, "mean is float32"),
         (lambda c: c.update(std=c["std"].astype(np.float64)), TypeError, "std is float64"),
         (lambda c: c.update(dtype=np.float64), TypeError, "not float64"),
-        (lambda c: c.update(out=c["out"][:2]), TypeError, "out is uint16"),
-        (lambda c: c.update(out=c["out"].astype(np.float32)), TypeError, "out is float32"),
-        (lambda c: c.update(out=c["out"][:, ::-1]), TypeError, "contiguous"),
+        (lambda c: c.update(std=to_host(c["std"])), TypeError, "std is on the CPU"),
     ],
 )
 def test_what_does_not_fit_to_the_cells_is_refused(xp, rng, change, error, message):
     cells = CELLS["paper"][-1]
     call, packed = draw_on_device(xp, rng, *CELLS["paper"])
-    call |= packed | {"cells": cells, "dtype": np.uint16, "out": xp.zeros(cells.shape(3), np.uint16)}
+    call |= packed | {"cells": cells, "dtype": np.uint16}
     change(call)
     with pytest.raises(error, match=message):
         augment_cells(**call)

@@ -23,6 +23,9 @@ Placement = tuple[int, Padding, int, Rounding]
 #: ‖result − expected‖ / ‖expected‖, of results of each type.
 ERRORS = {BFLOAT16: 3e-3, np.dtype(np.float32): 1e-5}
 
+#: What a block may have of it on sm_86, sm_89 and sm_120.
+LITTLE_SHARED = 99 * 1024
+
 over_elements = pytest.mark.parametrize("element", [BFLOAT16, TF32], ids=["bfloat16", "tf32"])
 #: Without those of 121 weights, which take long here; with as many pixels between windows.
 GEOMETRIES = {name: geometry for name, geometry in TABLE.items() if geometry.window != (11, 11)} | {
@@ -265,10 +268,10 @@ def check_pooling(xp, rng, element, geometry, pool, channels, filters, groups):
     np.testing.assert_array_equal(to_host(switches), expected[1])
 
 
-def test_windows_of_more_offsets_than_a_byte_has(cupy):
+def test_windows_that_no_small_tile_can_see(cupy):
     x, w = cupy.zeros((1, 20, 20, 8), np.uint16), cupy.zeros((8, 1, 1, 8), np.uint16)
-    with pytest.raises(ValueError, match="byte"):
-        tensor_core.conv2d_pool_forward(x, w, cupy.zeros(8, np.float32), *PLAIN, Pooling((17, 16), 1))
+    with pytest.raises(ValueError, match="does not fit into every tile"):
+        tensor_core.conv2d_pool_forward(x, w, cupy.zeros(8, np.float32), *PLAIN, Pooling((13, 10), 1))
 
 
 # ---- linear layers ---------------------------------------------------------------------------------------------------
@@ -327,6 +330,7 @@ def test_other_arrays_are_refused(cupy):
 
     x, w, dy = zeros(2, 5, 5, 8), zeros(16, 3, 3, 8), zeros(2, 3, 3, 16)
     floats = zeros(16, dtype=np.float32)
+    no_bias: Any = None
     refused = [
         lambda: tensor_core.conv2d_forward(x.astype(np.float64), w),
         lambda: tensor_core.conv2d_forward(x, w.astype(np.float32)),
@@ -345,6 +349,10 @@ def test_other_arrays_are_refused(cupy):
     for call in refused:
         with pytest.raises(TypeError):
             call()
+    with pytest.raises(TypeError, match=r"bias is None, and has to be float32 \(16\)"):
+        tensor_core.conv2d_pool_forward(x, w, no_bias, *PLAIN, Pooling((2, 2), 1))
+    with pytest.raises(TypeError, match="w is on the CPU, and has to be on the GPU"):
+        tensor_core.conv2d_forward(x, to_host(w))
     with pytest.raises(ValueError, match="groups"):
         tensor_core.conv2d_forward(zeros(1, 5, 5, 24), w, groups=3)
 
@@ -355,6 +363,28 @@ def test_other_arrays_are_refused(cupy):
 @pytest.mark.parametrize("tile", {tile for tiles in ORIGINAL.values() for tile in tiles}, ids=str)
 def test_a_tile_fits_into_the_shared_memory_of_an_sm_80(tile):
     assert tile.shared_bytes <= emulator.MOST_SHARED
+
+
+@pytest.mark.parametrize("problem", ORIGINAL)
+def test_every_problem_has_a_tile_for_gpus_with_little_shared_memory(problem):
+    assert min(tile.shared_bytes for tile in ORIGINAL[problem]) <= LITTLE_SHARED
+
+
+def test_pooling_where_there_is_little_shared_memory(cupy, rng, monkeypatch):
+    monkeypatch.setitem(cupy.cuda.Device.attributes, "MaxSharedMemoryPerBlockOptin", LITTLE_SHARED)
+    monkeypatch.setitem(TILES, POOLED_FPROP, ORIGINAL[POOLED_FPROP])
+    monkeypatch.setattr(tensor_core, "_gpu", tensor_core._gpu.__wrapped__)
+    launch, launched = tensor_core._launch, []
+
+    def recording(problem, tile, *args, **kwargs):
+        launched.append(tile.shared_bytes)
+        launch(problem, tile, *args, **kwargs)
+
+    monkeypatch.setattr(tensor_core, "_launch", recording)
+    geometry = Geometry((13, 14), (3, 3), 1, (1, 1, 1, 1))
+    check_pooling(cupy, rng, BFLOAT16, geometry, Pooling((3, 3), 2, rounding="ceil"), 8, 136, 1)
+    assert launched
+    assert max(launched) <= LITTLE_SHARED
 
 
 def test_every_part_has_stages():

@@ -1,4 +1,4 @@
-"""What holds for every .cu file: it compiles for all GPUs with tensor cores, and keeps what it computes in registers.
+"""What holds for every .cu file: it compiles for all GPUs that it is for, and keeps what it computes in registers.
 
 NVRTC compiles, as it does for CuPy, where the package nvidia-cuda-nvrtc is installed, else nvcc: neither needs a GPU.
 """
@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from npconvnet.kernels import cuda
+from npconvnet.kernels import cpu, cuda
 from npconvnet.kernels.cuda.compile import OPTIONS, written_out
 
 FOLDER = Path(cuda.__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cu")), sorted(FOLDER.glob("*.cuh"))
 ARCHITECTURES = "sm_80", "sm_90a"
+#: One without tensor cores for bfloat16, which computes in float32: by what has a definition in kernels/cpu.
+OLD = "sm_75"
+DEFINITIONS = {path.stem for path in Path(cpu.__file__).parent.glob("*.py")}
 #: What the compiler of a source's registers says for each of its kernels.
 MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 
@@ -101,6 +104,13 @@ def test_each_stands_beside_the_module_that_launches_it():
 def test_it_compiles_and_keeps_its_numbers_in_registers(compiler, tmp_path, architecture, source, constants):
     macros = [f"-D{macro}={value}" for macro, value in constants.items()]
     check(compiler, written_out(source), [f"-arch={architecture}", *macros], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "constants"), [variant for variant in variants() if variant.values[0].stem in DEFINITIONS]
+)
+def test_what_computes_in_float32_compiles_for_gpus_without_tensor_cores(compiler, tmp_path, source, constants):
+    test_it_compiles_and_keeps_its_numbers_in_registers(compiler, tmp_path, OLD, source, constants)
 
 
 @pytest.mark.parametrize(
