@@ -375,8 +375,8 @@ def _resumed(folder: RunFolder, given: dict[str, Any], explicit: set[str]) -> di
 def _reread(folder: RunFolder) -> dict[str, Any]:
     """The options that the run began with, through the same checks as those of a command line."""
     arguments = []
-    begun_with = {"precision": "auto"} | folder.options  # it could not be chosen at first
     try:
+        begun_with = {"precision": "auto"} | folder.options  # it could not be chosen at first
         for option in main.params:
             kept = option.expose_value and option.name not in ("output", "resume")
             value = begun_with[str(option.name)] if kept else None
