@@ -10,7 +10,10 @@ from npconvnet.kernels.cuda.compile import kernel
 THREADS = 256
 
 
-def run_elementwise(xp: ModuleType, source: str, name: str, count: int, *arguments: object) -> None:
-    """Runs the kernel `name`, whose last parameter is the `count` of elements, after its other `arguments`."""
+def run_elementwise(xp: ModuleType, source: str, name: str, count: int, *arguments: object, **constants: int) -> None:
+    """Runs the kernel `name`, whose last parameter is the `count` of elements, after its other `arguments`.
+
+    `constants` are the macros that its source leaves open.
+    """
     if count:  # CUDA refuses a launch of no blocks
-        kernel(xp, source, name)((-(-count // THREADS),), (THREADS,), (*arguments, np.int64(count)))
+        kernel(xp, source, name, **constants)((-(-count // THREADS),), (THREADS,), (*arguments, np.int64(count)))

@@ -5,14 +5,12 @@ import numpy.typing as npt
 
 from npconvnet.backend import Array, array_module
 from npconvnet.kernels.cuda.arguments import ANY, require
-from npconvnet.kernels.cuda.compile import kernel
+from npconvnet.kernels.cuda.elementwise import run_elementwise
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Pooling, Rounding
 
 SOURCE = "max_pool2d.cu"
 #: The fields of `MaxPooling` in max_pool2d.cu.
 POOLING = np.dtype([(name, "i4") for name in ("H", "W", "C", "P", "Q", "R", "S", "stride", "top", "left")])
-#: Threads of a block.
-THREADS = 256
 
 
 def max_pool2d(
@@ -79,11 +77,8 @@ def outputs_of(images: int, pool: npt.NDArray[np.void]) -> tuple[int, int, int, 
 
 def _run(name: str, arrays: tuple[Array, ...], pool: npt.NDArray[np.void], **constants: int) -> None:
     """The kernel `name`, whose result is the last of the `arrays`."""
-    count = arrays[-1].size
-    if count:  # CUDA refuses a launch of no blocks
-        blocks = -(-count // THREADS)
-        arguments = *arrays, pool, np.int64(count)
-        kernel(array_module(arrays[-1]), SOURCE, name, **constants)((blocks,), (THREADS,), arguments)
+    result = arrays[-1]
+    run_elementwise(array_module(result), SOURCE, name, result.size, *arrays, pool, **constants)
 
 
 def _switch_type(window: tuple[int, int]) -> np.dtype[np.unsignedinteger]:

@@ -1,12 +1,13 @@
 // Adds up the parts into which a matrix product was split, in float32; then come bias and ReLU, if wanted.
 //     y[i] = relu(bias[i % K] + sum over part of parts[part, i])
 // From the first part to the last, by one thread for each element of y, all of which are overwritten.
+#include "elementwise.cuh"
 #include "epilogue.cuh"
 
 template <class T>
 __device__ void add_up(const float* __restrict__ parts, const float* __restrict__ bias, T* __restrict__ y, int count,
                        int K, bool has_bias, bool relu, long long elements) {
-    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    const long long i = element();
     if (i >= elements) return;
     float sum = parts[i];
 #pragma unroll 4

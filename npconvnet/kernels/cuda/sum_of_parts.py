@@ -4,9 +4,7 @@ import numpy as np
 
 from npconvnet.backend import Array, array_module
 from npconvnet.kernels.cuda.arguments import ANY, require, require_in_place
-from npconvnet.kernels.cuda.compile import kernel
-
-THREADS = 256
+from npconvnet.kernels.cuda.elementwise import run_elementwise
 
 
 def sum_of_parts(parts: Array, y: Array, bias: Array | None = None, relu: bool = False) -> None:
@@ -21,8 +19,6 @@ def sum_of_parts(parts: Array, y: Array, bias: Array | None = None, relu: bool =
     bias_or_none = (
         xp.empty(0, np.float32) if bias is None else require("sum_of_parts", "bias", bias, np.float32, y.shape[-1:])
     )
-    if y.size:
-        name = "sum_to_words" if y.dtype == np.uint16 else "sum_to_floats"
-        numbers = np.int32(len(parts)), np.int32(y.shape[-1]), np.bool_(bias is not None), np.bool_(relu)
-        arguments = parts, bias_or_none, y, *numbers, np.int64(y.size)
-        kernel(xp, "sum_of_parts.cu", name)((-(-y.size // THREADS),), (THREADS,), arguments)
+    name = "sum_to_words" if y.dtype == np.uint16 else "sum_to_floats"
+    numbers = np.int32(len(parts)), np.int32(y.shape[-1]), np.bool_(bias is not None), np.bool_(relu)
+    run_elementwise(xp, "sum_of_parts.cu", name, y.size, parts, bias_or_none, y, *numbers)

@@ -3,7 +3,8 @@ import pytest
 
 from npconvnet.backend import to_host
 from npconvnet.kernels.cpu.bfloat16 import to_bfloat16
-from npconvnet.kernels.cuda.sum_of_parts import THREADS, sum_of_parts
+from npconvnet.kernels.cuda.elementwise import THREADS
+from npconvnet.kernels.cuda.sum_of_parts import sum_of_parts
 
 
 @pytest.mark.parametrize("parts", [1, 2, 7])
