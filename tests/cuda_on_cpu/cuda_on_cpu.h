@@ -9,6 +9,11 @@
 #include "warps.h"
 #include "words.h"
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#include "sm_90/tensor_copies.h"
+#include "sm_90/warpgroups.h"
+#endif
+
 namespace cuda_on_cpu {
 
 // What a parameter holds, as NumPy writes it, kind and bytes: "f4"; and "in:f4" or "out:f4" for a pointer to such.

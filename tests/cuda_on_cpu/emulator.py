@@ -25,8 +25,9 @@ import pytest
 from tests.cuda_on_cpu.fenced_memory import ALIGNMENT, NONSENSE, FencedMemory
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-#: What the header declares. It is compiled once, and never reports numbers that grow too large.
-SOURCES = sorted(HEADER.parent.glob("*.cpp"))
+#: What the header declares, and what it declares for sm_90a. They are compiled once, and never report numbers that grow
+#: too large.
+SOURCES, SOURCES_90 = (sorted(folder.glob("*.cpp")) for folder in (HEADER.parent, HEADER.with_name("sm_90")))
 #: Products and sums are rounded one by one, as by NumPy; each library keeps what is its own (visibility).
 COMMAND = """
     g++ -std=c++17 -march=native -fPIC -ffp-contract=off -fvisibility=hidden -U_FORTIFY_SOURCE
@@ -37,10 +38,14 @@ KERNEL = """
 """.split()  # noqa: SIM905
 #: What CUDA allows: blocks of a grid along x, y and z, threads of a block likewise, and all threads of a block.
 GRID, BLOCK, THREADS = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024
-#: Bytes of shared memory that a block may have, unasked and on an sm_80 at most.
-SHARED, MOST_SHARED = 48 << 10, 163 << 10
+#: Bytes of shared memory that a block may have, unasked and on an sm_80 at most; and those of a kernel for sm_90a.
+SHARED, MOST_SHARED, MOST_SHARED_90 = 48 << 10, 163 << 10, 227 << 10
 #: Dynamic shared memory begins at a multiple of this.
 SHARED_ALIGNMENT = 128
+#: What a kernel's options say if it has the words of sm_90a; then it has more shared memory too.
+ARCHITECTURE_90 = "-arch=sm_90a"
+#: Structs begin at a multiple of this, as a tensor's map has to.
+STRUCT_ALIGNMENT = 64
 #: Larger arrays that are only read are not copied behind a fence.
 LARGE = 64 << 20
 
@@ -75,25 +80,30 @@ def compile_kernel(code: str, name: str, options: tuple[str, ...]) -> ctypes.CDL
         pytest.skip("CUDA kernels run on the CPU where there is g++")
     # Without a name, the namespace keeps what it holds from the kernels of other libraries, and unused parts out.
     whole = f"namespace {{\n#line 1\n{code}\n}}\nRUN_ON_CPU({name})\n"
+    macros = ["-D__CUDA_ARCH_FEAT_SM90_ALL" if option == ARCHITECTURE_90 else option for option in options]
+    is_for_90 = ARCHITECTURE_90 in options
+    objects = [*_compiled(*SOURCES), *(_compiled(*SOURCES_90) if is_for_90 else [])]
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "kernel.so"
-        files = ["-include", HEADER, "-", "-x", "none", *_compiled_sources(), "-o", library]
-        _run([*COMMAND, *KERNEL, *options, *files], whole)
+        files = ["-include", HEADER, "-", "-x", "none", *objects, "-o", library]
+        run_compiler([*COMMAND, *KERNEL, *macros, *files], whole)
         compiled = ctypes.CDLL(str(library))
+    compiled.most_shared = MOST_SHARED_90 if is_for_90 else MOST_SHARED  # type: ignore[attr-defined]
     compiled.parameters.restype = compiled.launch.restype = ctypes.c_char_p
     compiled.static_shared_size.restype = ctypes.c_size_t
     return compiled
 
 
 @cache
-def _compiled_sources() -> list[Path]:
+def _compiled(*sources: Path) -> list[Path]:
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
-    _run([*COMMAND, "-O3", "-c", *SOURCES], cwd=folder)
+    run_compiler([*COMMAND, "-O3", "-c", *sources], cwd=folder)
     return sorted(folder.glob("*.o"))
 
 
-def _run(command: list[Any], code: str = "", cwd: Path | None = None) -> None:
+def run_compiler(command: list[Any], code: str = "", cwd: Path | None = None) -> None:
+    """Raises CompileError."""
     done = subprocess.run(command, input=code, text=True, capture_output=True, cwd=cwd)
     if done.returncode:
         raise CompileError(done.stderr)
@@ -114,7 +124,7 @@ def launch(
     grid, block = _three(grid, GRID), _three(block, BLOCK)
     if np.prod(block) > THREADS:
         raise ValueError(f"a block has {np.prod(block)} threads, and at most {THREADS}")
-    _check_shared_memory(kernel.static_shared_size(), shared_bytes, most_shared_bytes)
+    _check_shared_memory(kernel, shared_bytes, most_shared_bytes)
     parameters = kernel.parameters().decode().split()
     if len(arguments) != len(parameters):
         raise TypeError(f"{len(arguments)} arguments for {len(parameters)} parameters")
@@ -147,11 +157,12 @@ def _three(sizes: tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def _check_shared_memory(static: int, dynamic: int, most_dynamic: int) -> None:
+def _check_shared_memory(kernel: ctypes.CDLL, dynamic: int, most_dynamic: int) -> None:
+    static, most = kernel.static_shared_size(), kernel.most_shared
     if static > SHARED:
         raise ValueError(f"the kernel has {static} bytes of static shared memory, and at most {SHARED}")
-    if static + max(dynamic, most_dynamic) > MOST_SHARED:
-        raise ValueError(f"{static} + {max(dynamic, most_dynamic)} bytes of shared memory are more than {MOST_SHARED}")
+    if static + max(dynamic, most_dynamic) > most:
+        raise ValueError(f"{static} + {max(dynamic, most_dynamic)} bytes of shared memory are more than {most}")
     if dynamic > (most_dynamic or SHARED - static):
         raise ValueError(
             f"a block is to have {dynamic} bytes of shared memory, and max_dynamic_shared_size_bytes is "
@@ -216,7 +227,10 @@ def _number(x: Any, wanted: str) -> npt.NDArray[Any]:
     is_struct = value.dtype.kind == "V" and value.size == 1
     if value.dtype.str[1:] != wanted or (isinstance(x, np.ndarray) and not is_struct):
         raise TypeError(f"{x!r} was given for a parameter {wanted}")
-    return value.reshape(1)
+    room = np.empty(value.nbytes + STRUCT_ALIGNMENT, np.uint8)
+    aligned = room[-room.ctypes.data % STRUCT_ALIGNMENT :][: value.nbytes]
+    aligned[:] = value.reshape(1).view(np.uint8)
+    return aligned
 
 
 def _are_structs(x: npt.NDArray[Any], wanted: str) -> bool:

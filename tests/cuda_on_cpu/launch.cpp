@@ -58,12 +58,15 @@ void run_grid(const Launch& how) {
     const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
     for (unsigned b = 0; b < blocks; b++) {
         blockIdx = place(how.backwards ? blocks - 1 - b : b, gridDim);
-        begin_shared_memory();
+        begin_shared_memory(), hardware.begin_block();
         run_block(how.arguments);
+        hardware.end_block();
     }
 }
 
 }  // namespace
+
+Hardware hardware = {[] {}, [] { return false; }, [] {}};
 
 void fail(const char* format, ...) {
     va_list values;

@@ -78,8 +78,12 @@ void begin_shared_memory() {
 void require_16_bytes_of_shared_memory(const char* instruction, const void* address) {
     const auto* p = static_cast<const unsigned char*>(address);
     if (!is_multiple_of_16(p)) fail("%s: an address in shared memory is not a multiple of 16", instruction);
-    if (!static_part.contains(p, 16) && !dynamic_part.contains(p, 16))
-        fail("%s: an address is not in shared memory", instruction);
+    if (!is_in_shared_memory(p, 16)) fail("%s: an address is not in shared memory", instruction);
+}
+
+bool is_in_shared_memory(const void* address, std::size_t bytes) {
+    const auto* p = static_cast<const unsigned char*>(address);
+    return static_part.contains(p, bytes) || dynamic_part.contains(p, bytes);
 }
 
 void all_but_the_last_copies_arrive(std::size_t groups) {

@@ -18,6 +18,7 @@ namespace cuda_on_cpu {
 void give_shared_memory(unsigned char* dynamic, std::size_t dynamic_size, std::size_t threads);  // to a launch
 void begin_shared_memory();                                                                      // for a block
 void require_16_bytes_of_shared_memory(const char* instruction, const void* address);
+bool is_in_shared_memory(const void* address, std::size_t bytes);
 void all_but_the_last_copies_arrive(std::size_t groups);
 
 }  // namespace cuda_on_cpu

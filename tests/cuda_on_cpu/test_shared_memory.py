@@ -97,6 +97,12 @@ def test_more_than_that_is_refused(cupy, static, dynamic, allowed):
         function((1,), (1,), (), shared_mem=dynamic)
 
 
+def test_as_much_as_an_sm_90_has(run_90):
+    run_90("", "", shared_bytes=227 * KIB)
+    with pytest.raises(ValueError, match="are more than 232448"):
+        run_90("", "", shared_bytes=227 * KIB + 1)
+
+
 def reserve(cupy, static):
     """A kernel with so many bytes of static shared memory."""
     body = f"__shared__ volatile char x[{static}]; x[0] = 1;" if static else ""

@@ -44,6 +44,7 @@ std::vector<Warp> warps;
 int current;  // the number of the thread that runs
 int alive;    // how many have not finished
 int arrived;  // how many wait at the barrier of the block
+int passed;   // how often all have passed it
 
 constexpr std::size_t STACK = 256 << 10;  // bytes
 char* stacks;
@@ -106,10 +107,12 @@ int first_warp() {
 // The first who need not wait, of warp `begin` if it has one, else of the warps behind it.
 int next_ready(int begin) {
     const int count = warps.size();
-    for (int i = 0; i < count; i++) {
-        const int w = (backwards ? begin - i + count : begin + i) % count;
-        if (warps[w].ready) return w * warpSize + first_lane(warps[w].ready);
-    }
+    do {
+        for (int i = 0; i < count; i++) {
+            const int w = (backwards ? begin - i + count : begin + i) % count;
+            if (warps[w].ready) return w * warpSize + first_lane(warps[w].ready);
+        }
+    } while (hardware.goes_on());
     report_deadlock();
 }
 
@@ -188,7 +191,7 @@ void take_threads_back() {
 
 void run_block(void** values) {
     arguments = values;
-    alive = threads.size(), arrived = 0;
+    alive = threads.size(), arrived = passed = 0;
     for (Warp& warp : warps) warp = {};
     for (int t = 0; t < alive; t++) warp_of(t).alive |= lane_bit(t), warp_of(t).ready |= lane_bit(t);
     make_current(next_ready(first_warp()));
@@ -199,6 +202,24 @@ void run_block(void** values) {
 
 int current_thread() {
     return current;
+}
+
+int barriers_passed() {
+    return passed;
+}
+
+bool is_backwards() {
+    return backwards;
+}
+
+void wait(const char* what, const char* file, int line) {
+    threads[current].waits_at = {what, file, line};
+    warp_of(current).ready &= ~lane_bit(current);
+    pass_on(next_ready(current / warpSize));
+}
+
+void let_go_on(int thread) {
+    warp_of(thread).ready |= lane_bit(thread);
 }
 
 void meet(unsigned lanes, const Operation& operation, void* operand, const char* file, int line) {
@@ -234,7 +255,7 @@ void __syncthreads(const char* file, int line) {
     for (const Thread& thread : threads) {
         if (thread.waits_at.line != line) report_deadlock();  // though a GPU may take two barriers for one
     }
-    arrived = 0;
+    arrived = 0, passed++;
     for (Warp& warp : warps) warp.ready = warp.alive;
     pass_on(next_ready(first_warp()));
 }

@@ -26,10 +26,21 @@ void call(void** arguments);
 // Ends the launch, from whatever stack.
 [[noreturn, gnu::format(printf, 1, 2)]] void fail(const char* format, ...);
 
+// What the hardware does of itself while threads go on: nothing, unless a kernel is linked with what does. It goes on
+// only when all threads wait, and says whether it did.
+struct Hardware {
+    void (*begin_block)();
+    bool (*goes_on)();
+    void (*end_block)();
+};
+extern Hardware hardware;
+
 void give_threads(dim3 block, bool the_last_goes_first);  // to a launch
 void take_threads_back();
 void run_block(void** arguments);
-int current_thread();  // its number in its block
+int current_thread();   // its number in its block
+int barriers_passed();  // by all threads of the block
+bool is_backwards();    // whether the last goes first
 
 inline dim3 place(unsigned number, dim3 size) {
     return {number % size.x, number / size.x % size.y, number / size.x / size.y};
@@ -43,5 +54,9 @@ struct Operation {
 
 // Waits for all of `lanes` that have not finished, and lets `operation` run.
 void meet(unsigned lanes, const Operation& operation, void* operand, const char* file, int line);
+
+// Waits for something else, by its name, until somebody lets this thread go on.
+void wait(const char* what, const char* file, int line);
+void let_go_on(int thread);
 
 }  // namespace cuda_on_cpu

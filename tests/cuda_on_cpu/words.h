@@ -7,6 +7,7 @@
 #define __device__
 #define __host__
 #define __constant__
+#define __grid_constant__
 #define __forceinline__ inline
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
