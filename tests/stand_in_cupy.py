@@ -252,7 +252,9 @@ class RawModule:
     """CUDA source, compiled for the CPU."""
 
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
-        self.code, self.options = code, options
+        # NVRTC takes the number of CuPy's architecture, the GPU's, and the letter of another: sm_90a needs an sm_90.
+        is_90 = Device.compute_capability == "90"
+        self.code, self.options = code, tuple(o for o in options if is_90 or o != emulator.ARCHITECTURE_90)
 
     def get_function(self, name: str) -> "Function":
         return Function(emulator.compile_kernel(self.code, name, self.options))

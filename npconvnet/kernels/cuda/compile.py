@@ -3,6 +3,10 @@
 CuPy adds the GPU's architecture to the options, and keeps what it has compiled on disk, by the text it was given: so
 `#include "x.cuh"` is written out here, or a change in a header would go unnoticed. No header of CUDA's is included:
 NVRTC knows CUDA's own words without any. (CuPy itself wants to find those of the package nvidia-cuda-runtime.)
+
+What only sm_90a has is compiled by naming it before CuPy names sm_90: of two architectures NVRTC (12.9 and later) takes
+the number of the last and the letter of either. That is another one on another GPU, so a source that needs this one has
+to refuse to compile without its macro, __CUDA_ARCH_FEAT_SM90_ALL.
 """
 
 from __future__ import annotations
@@ -20,20 +24,28 @@ _INCLUDE = re.compile(r'#include "(\w+\.cuh)"\n')
 
 @cache
 def kernel(
-    cupy: ModuleType, source: str, name: str, shared_bytes: int = 0, **constants: int
+    cupy: ModuleType,
+    source: str,
+    name: str,
+    shared_bytes: int = 0,
+    *,
+    architecture: str | None = None,
+    **constants: int,
 ) -> Callable[[tuple[int, ...], tuple[int, ...], tuple[object, ...]], None]:
     """The kernel `name`, an `extern "C" __global__` function in the file `source` beside this one.
 
     It is called with (grid, block, arguments), as a cupy.RawKernel: numbers go in as NumPy scalars of the very types
     of its parameters, since nothing converts them, structs as NumPy arrays of one, and arrays must be contiguous.
     `shared_bytes` is the dynamic shared memory of a block; `constants` are macros that the source leaves open, such as
-    the sizes of a tile. Raises RuntimeError with the compiler's words, which name the line of the file, where it does
-    not compile.
+    the sizes of a tile; `architecture`, such as sm_90a, is the GPU's with the letter of what the source needs. Raises
+    RuntimeError with the compiler's words, which name the line of the file, where it does not compile.
     """
     path = Path(__file__).with_name(source)
-    options = (*OPTIONS, *(f"-D{macro}={value}" for macro, value in constants.items()))
+    options = [*OPTIONS, *(f"-D{macro}={value}" for macro, value in constants.items())]
+    if architecture:
+        options.append(f"-arch={architecture}")
     try:
-        compiled = cupy.RawModule(code=written_out(path), options=options).get_function(name)
+        compiled = cupy.RawModule(code=written_out(path), options=tuple(options)).get_function(name)
     except cupy.cuda.compiler.CompileException as error:
         raise RuntimeError(f"{path} does not compile:\n{error}") from None
     # CuPy hands the same function out again, and others of its launches may need more.
