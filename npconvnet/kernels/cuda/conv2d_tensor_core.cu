@@ -7,47 +7,9 @@
 // x~ is x with zeros around it. The matrices are never written: each problem gathers its operands from the arrays into
 // shared memory, which is all that it differs in. Every element of the result is overwritten, by one block; where the
 // sum is split, every part of it by one block, without bias and ReLU, and sum_of_parts.cu adds them up.
-#include "epilogue.cuh"
+#include "convolution_tile.cuh"
 #include "implicit_gemm.cuh"
 #include "max_pool2d.cuh"
-
-struct Problem {  // the fields of PROBLEM in conv2d_tensor_core.py
-    int N, H, W, C, K, R, S, P, Q;
-    int stride, top, left, groups;
-    int steps, steps_of_part;  // stages of the reduction, in all and of a block
-    int columns_of_tiles;      // neighbouring blocks share their rows
-    int has_bias, relu, in_parts;
-    int pooled_P, pooled_Q, window_P, window_Q, pool_stride, pool_top, pool_left;
-    int tile_P, tile_Q;  // outputs of the pooling that a block computes
-};
-
-// The block's place in the problem.
-struct Block {
-    const Problem& of;
-    int row, column, group;  // the first of its tile, of the group's matrices
-    int first_step, steps;
-
-    __device__ explicit Block(const Problem& problem) : of(problem) {
-        row = blockIdx.x / of.columns_of_tiles * TILE_ROWS;
-        column = blockIdx.x % of.columns_of_tiles * TILE_COLUMNS;
-        group = blockIdx.y;
-        first_step = blockIdx.z * of.steps_of_part;
-        steps = min(of.steps - first_step, of.steps_of_part);
-    }
-
-    __device__ int channels() const { return of.C / of.groups; }
-    __device__ int filters() const { return of.K / of.groups; }
-    __device__ int weights() const { return of.R * of.S * channels(); }  // of one filter
-};
-
-struct Pixel {
-    int n, h, w;
-};
-
-// The i-th pixel of images of `height` x `width`.
-__device__ inline Pixel pixel(int i, int height, int width) {
-    return {i / (height * width), i / width % height, i % width};
-}
 
 constexpr int NOWHERE = -(1 << 20);  // further outside than any window reaches
 
@@ -154,23 +116,6 @@ struct FilterRows {
 
 // ---- dgrad: rows are pixels (n, h, w), columns channels, the reduction runs over (k, r, s), DEPTH filters at once
 
-// Where a stage of dgrad's reduction is: at weight (r, s) of the filters k, k + 1, ... From stage to stage the weight
-// changes first: neighbouring ones saw nearly the same of dy.
-struct Tap {
-    int r, s, k;
-
-    __device__ explicit Tap(const Block& block) {
-        const int step = block.first_step, R = block.of.R, S = block.of.S;
-        r = step / S % R, s = step % S, k = step / S / R * DEPTH;
-    }
-
-    __device__ void advance(int R, int S) {
-        s++;
-        if (s == S) s = 0, r++;
-        if (r == R) r = 0, k += DEPTH;
-    }
-};
-
 // dy where a filter saw the pixel of x.
 struct GradientRows {
     using Tile = Upright;
@@ -184,7 +129,7 @@ struct GradientRows {
     int h[COUNT], w[COUNT];  // the pixel's place in the padded image
 
     __device__ GradientRows(const Block& block, const Element* all)
-        : dy(all + block.group * block.filters()), of(block.of), tap(block), filters(block.filters()) {
+        : dy(all + block.group * block.filters()), of(block.of), tap(block, DEPTH), filters(block.filters()) {
         for (int i = 0; i < COUNT; i++) {
             const Pixel input = pixel(block.row + first_row() + i * ROWS_AT_ONCE, of.H, of.W);
             first[i] = input.n * of.P;
@@ -202,13 +147,13 @@ struct GradientRows {
                 p /= stride, q /= stride;
                 return is_output;
             });
-        tap.advance(of.R, of.S);
+        tap.advance(of, DEPTH);
     }
 
     // `divide` divides by the stride and tells whether that leaves no rest.
     template <class Divide>
     __device__ void copy_rows(unsigned char* tile, Divide divide) {
-        const int k = tap.k + first_chunk() * CHUNK;
+        const int k = tap.c + first_chunk() * CHUNK;
 #pragma unroll
         for (int i = 0; i < COUNT; i++) {
             int p = h[i] - tap.r, q = w[i] - tap.s;
@@ -229,7 +174,7 @@ struct FilterColumns {
     int filters, channels, first;  // channel of this thread
 
     __device__ FilterColumns(const Block& block, const Element* all)
-        : of(block.of), tap(block), filters(block.filters()), channels(block.channels()) {
+        : of(block.of), tap(block, DEPTH), filters(block.filters()), channels(block.channels()) {
         w = all + (long long)block.group * filters * block.weights();
         first = block.column + first_chunk() * CHUNK;
     }
@@ -237,7 +182,7 @@ struct FilterColumns {
     __device__ void copy(unsigned char* tile) {
 #pragma unroll
         for (int i = 0; i < DEPTH / ROWS_AT_ONCE; i++) {
-            const int step = first_row() + i * ROWS_AT_ONCE, k = tap.k + step;
+            const int step = first_row() + i * ROWS_AT_ONCE, k = tap.c + step;
             const Element* weights = w + (((long long)k * of.R + tap.r) * of.S + tap.s) * channels;
 #pragma unroll
             for (int j = 0; j < TILE_COLUMNS / DEPTH; j++) {
@@ -245,7 +190,7 @@ struct FilterColumns {
                 cp_async(tile + Tile::place(step, first_chunk() + j * 8), weights + c, k < filters && c < channels);
             }
         }
-        tap.advance(of.R, of.S);
+        tap.advance(of, DEPTH);
     }
 };
 
@@ -294,7 +239,7 @@ struct ImageColumns {
     __device__ ImageColumns(const Block& block, const Element* all)
         : x(all + block.group * block.channels()), of(block.of) {
         const int channels = block.channels();
-        stage = {DEPTH / (of.P * of.Q), DEPTH / of.Q % of.P, DEPTH % of.Q};
+        stage = pixel(DEPTH, of.P, of.Q);
         for (int i = 0; i < STEPS; i++)
             output[i] = pixel(block.first_step * DEPTH + first_row() + i * ROWS_AT_ONCE, of.P, of.Q);
         for (int j = 0; j < COUNT; j++) {
@@ -307,7 +252,7 @@ struct ImageColumns {
     __device__ void copy(unsigned char* tile) {
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
-            auto& [n, p, q] = output[i];
+            const auto [n, p, q] = output[i];
 #pragma unroll
             for (int j = 0; j < COUNT; j++) {
                 const int h = p * of.stride - of.top + r[j], w = q * of.stride - of.left + s[j];
@@ -315,68 +260,28 @@ struct ImageColumns {
                 cp_async(tile + Tile::place(first_row() + i * ROWS_AT_ONCE, first_chunk() + j * 8),
                          x + (((long long)n * of.H + h) * of.W + w) * of.C + c[j], inside);
             }
-            q += stage.w, p += stage.h, n += stage.n;
-            if (q >= of.Q) q -= of.Q, p++;
-            if (p >= of.P) p -= of.P, n++;
+            advance(output[i], stage, of.P, of.Q);
         }
     }
 };
 
-// ---- what becomes of the sums ---------------------------------------------------------------------------------------
-
-// The matrix of sums of a group, and where it lies in the result: (row, column) at first + row * pitch + column.
-struct Result {
-    int rows, columns, pitch;
-    long long first, elements;  // of all groups
-
-    // Whether eights of columns lie at multiples of 16 bytes.
-    __device__ bool is_aligned(const void* result) const {
-        return columns % 8 == 0 && pitch % 8 == 0 && reinterpret_cast<unsigned long long>(result) % 16 == 0;
-    }
-};
-
-// The 8 biases of a thread's columns.
-__device__ inline void load_biases(float (&biases)[8], const Block& block, const float* bias, int column, int count) {
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        biases[i] = block.of.has_bias && i < count ? bias[block.group * block.filters() + column + i] : 0;
-}
-
-// Every eight of columns that a thread stores are the same.
-static_assert(THREADS % (TILE_COLUMNS / 8) == 0);
-__device__ inline int first_of_8() { return threadIdx.x % (TILE_COLUMNS / 8) * 8; }
-
-template <class T>
-__device__ void store_rows(T* to, const float* tile, const Block& block, const Result& result, const float* bias) {
-    const int column = block.column + first_of_8(), count = result.columns - column;
-    float biases[8];
-    load_biases(biases, block, bias, column, count);
-    for (int row = threadIdx.x / (TILE_COLUMNS / 8); row < TILE_ROWS; row += THREADS / (TILE_COLUMNS / 8)) {
-        if (block.row + row >= result.rows || count <= 0) break;
-        float y[8];
-        load8(tile + row * PITCH + first_of_8(), y);
-#pragma unroll
-        for (int i = 0; i < 8; i++) y[i] = finished(y[i], biases[i], block.of.relu);
-        const long long place = result.first + (long long)(block.row + row) * result.pitch + column;
-        store(to + place, y, count, result.is_aligned(to));
-    }
-}
+// ---- what becomes of the sums with pooling --------------------------------------------------------------------------
 
 struct alignas(8) Offsets {
     unsigned char of[8];
 };
 
 // The maxima under the windows of the pooling, by max_pool2d.cuh.
-__device__ void store_pooled(Element* to, unsigned char* switches, const float* tile, const Block& block,
-                             const Result& result, const float* bias) {
+__device__ void store_pooled(Element* to, unsigned char* switches, const Block& block, const Result& result,
+                             const float* bias) {
     const Problem& of = block.of;
-    const int column = block.column + first_of_8(), count = result.columns - column;
+    const Eight eight = eight_of(block, result);
     const Pixel first = PooledOutputs::first(block);
     float biases[8];
-    load_biases(biases, block, bias, column, count);
+    load_biases(biases, block, bias, eight);
     for (int i = threadIdx.x / (TILE_COLUMNS / 8); i < of.tile_P * of.tile_Q; i += THREADS / (TILE_COLUMNS / 8)) {
         const int tile_p = i / of.tile_Q, tile_q = i % of.tile_Q, p = first.h + tile_p, q = first.w + tile_q;
-        if (p >= of.pooled_P || q >= of.pooled_Q || count <= 0) continue;
+        if (p >= of.pooled_P || q >= of.pooled_Q || eight.count <= 0) continue;
         Maximum best[8];
         for (int r = 0; r < of.window_P; r++)
             for (int s = 0; s < of.window_Q; s++) {
@@ -385,7 +290,7 @@ __device__ void store_pooled(Element* to, unsigned char* switches, const float* 
                     !is_inside(first.w * of.pool_stride - of.pool_left + pixel, of.Q))
                     continue;
                 float y[8];
-                load8(tile + (row * PooledOutputs::width(of) + pixel) * PITCH + first_of_8(), y);
+                load8(shared_sums() + (row * PooledOutputs::width(of) + pixel) * PITCH + first_of_8(), y);
 #pragma unroll
                 for (int k = 0; k < 8; k++)
                     consider(best[k], finished(y[k], biases[k], of.relu), r * of.window_Q + s);
@@ -395,66 +300,43 @@ __device__ void store_pooled(Element* to, unsigned char* switches, const float* 
 #pragma unroll
         for (int k = 0; k < 8; k++) maxima[k] = best[k].value, offsets.of[k] = best[k].offset;
         const long long output = ((long long)first.n * of.pooled_P + p) * of.pooled_Q + q;
-        const long long place = output * of.K + result.first + column;
-        store(to + place, maxima, count, result.is_aligned(to));
+        const long long place = output * of.K + result.first + eight.column;
+        store(to + place, maxima, eight.count, result.is_aligned(to));
         if (result.is_aligned(switches)) {
             *reinterpret_cast<Offsets*>(switches + place) = offsets;
             continue;
         }
 #pragma unroll
         for (int k = 0; k < 8; k++)
-            if (k < count) switches[place + k] = offsets.of[k];
+            if (k < eight.count) switches[place + k] = offsets.of[k];
     }
 }
 
 // ---- the four problems ----------------------------------------------------------------------------------------------
 
-struct Fprop {
+// a and b are x and w, dy and w, or dy and x.
+template <int problem>
+struct Operands;
+template <>
+struct Operands<FPROP> {
     using A = ImageRows<AllOutputs>;
     using B = FilterRows;
-    static __device__ Result result(const Block& block) {
-        const Problem& of = block.of;
-        const int outputs = of.N * of.P * of.Q;
-        return {outputs, block.filters(), of.K, block.group * block.filters(), (long long)outputs * of.K};
-    }
 };
-
-struct PooledFprop : Fprop {
+template <>
+struct Operands<POOLED_FPROP> {
     using A = ImageRows<PooledOutputs>;
+    using B = FilterRows;
 };
-
-struct Dgrad {
+template <>
+struct Operands<DGRAD> {
     using A = GradientRows;
     using B = FilterColumns;
-    static __device__ Result result(const Block& block) {
-        const Problem& of = block.of;
-        const int inputs = of.N * of.H * of.W;
-        return {inputs, block.channels(), of.C, block.group * block.channels(), (long long)inputs * of.C};
-    }
 };
-
-struct Wgrad {
+template <>
+struct Operands<WGRAD> {
     using A = GradientColumns;
     using B = ImageColumns;
-    static __device__ Result result(const Block& block) {
-        const int filters = block.filters(), weights = block.weights();
-        const long long first = (long long)block.group * filters * weights;
-        return {filters, weights, weights, first, (long long)block.of.K * weights};
-    }
 };
-
-// Left open: PROBLEM, one of these. a and b are x and w, dy and w, or dy and x.
-enum { FPROP, POOLED_FPROP, DGRAD, WGRAD };
-template <int problem>
-struct KindOf;
-template <>
-struct KindOf<FPROP> : Fprop {};
-template <>
-struct KindOf<POOLED_FPROP> : PooledFprop {};
-template <>
-struct KindOf<DGRAD> : Dgrad {};
-template <>
-struct KindOf<WGRAD> : Wgrad {};
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     convolve(const Element* __restrict__ a, const Element* __restrict__ b,
@@ -463,19 +345,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
              unsigned char* __restrict__ switches, // with pooling, as large as y
              float* __restrict__ parts,            // the parts of the sums, each as large as the result, if in_parts
              Problem problem) {
-    using Kind = KindOf<PROBLEM>;
     const Block block(problem);
-    typename Kind::A a_tiles(block, a);
-    typename Kind::B b_tiles(block, b);
+    typename Operands<PROBLEM>::A a_tiles(block, a);
+    typename Operands<PROBLEM>::B b_tiles(block, b);
     Sums sums = {};
     multiply(sums, a_tiles, b_tiles, block.steps);
-    const float* const tile = share(sums);
+    share(sums);
 
-    const Result result = Kind::result(block);
+    const Result result = result_of<PROBLEM>(block);
     if constexpr (PROBLEM == POOLED_FPROP)
-        store_pooled(y, switches, tile, block, result, bias);
-    else if (problem.in_parts)
-        store_rows(parts + blockIdx.z * result.elements, tile, block, result, bias);
+        store_pooled(y, switches, block, result, bias);
     else
-        store_rows(y, tile, block, result, bias);
+        store_tile<THREADS>(y, parts, block, result, eight_of(block, result), bias);
 }

@@ -1,4 +1,6 @@
-"""Launches conv2d_tensor_core.cu: convolutions and linear layers on the tensor cores (sm_80 and later).
+"""Convolutions and linear layers on the tensor cores: launches conv2d_tensor_core.cu (sm_80 and later).
+
+Or conv2d_wgmma.cu, on the GPUs that it is for, for the problems in BY_WGMMA.
 
 Arrays are uint16, words of bfloat16, or float32, which the tensor cores round to TF32; sums are float32 in either case.
 The functions are those of kernels/cpu/conv2d.py and kernels/cpu/linear.py, with bias, ReLU and max pooling at the end
@@ -9,67 +11,39 @@ How long that should take, and why, is reckoned in bench/README.md.
 """
 
 import math
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, array_module
+from npconvnet.kernels.cuda import conv2d_wgmma
 from npconvnet.kernels.cuda.arguments import ANY, require, require_in_place
 from npconvnet.kernels.cuda.compile import kernel
+from npconvnet.kernels.cuda.convolution_tile import (
+    DGRAD,
+    FIELDS,
+    FPROP,
+    POOLED_FPROP,
+    WGRAD,
+    Launch,
+    Matrices,
+    Tile,
+    fastest_tile,
+    given,
+    grid,
+    packed,
+    parts_of_sums,
+    rows_of_tiles,
+)
 from npconvnet.kernels.cuda.sum_of_parts import sum_of_parts
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Pooling, Rounding, place_windows
 
 SOURCE = "conv2d_tensor_core.cu"
 ELEMENTS = (np.dtype(np.uint16), np.dtype(np.float32))
-
-#: Values of PROBLEM in conv2d_tensor_core.cu.
-FPROP, POOLED_FPROP, DGRAD, WGRAD = range(4)
-
-#: The fields of `Problem` in conv2d_tensor_core.cu.
-FIELDS = """
-    N H W C K R S P Q stride top left groups
-    steps steps_of_part columns_of_tiles has_bias relu in_parts
-    pooled_P pooled_Q window_P window_Q pool_stride pool_top pool_left tile_P tile_Q
-""".split()  # noqa: SIM905
-PROBLEM = np.dtype([(name, "i4") for name in FIELDS])
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What a block computes: `rows` × `columns` sums; `stages` of 128 bytes a row and a column are on their way.
-
-    `speed` is how fast a GPU full of such blocks is, beside one full of the largest: a small tile reads more for each
-    product. An estimate, for choosing among them.
-    """
-
-    rows: int
-    columns: int
-    stages: int
-    speed: float
-
-    @property
-    def threads(self) -> int:
-        """Of a block: THREADS in implicit_gemm.cuh."""
-        return 64 * self.rows // (32 if self.rows < 128 else 64)
-
-    @property
-    def shared_bytes(self) -> int:
-        """What a block takes of the shared memory of its SM."""
-        return self.stages * 128 * (self.rows + self.columns)
-
-    def constants(self, problem: int, element: np.dtype[Any]) -> dict[str, int]:
-        """What the source leaves open."""
-        return {
-            "PROBLEM": problem,
-            "ELEMENT_BYTES": element.itemsize,
-            "TILE_ROWS": self.rows,
-            "TILE_COLUMNS": self.columns,
-            "STAGES": self.stages,
-        }
-
 
 LARGE, MEDIUM, NARROW, SMALL = (
     Tile(256, 128, 3, 1.0),
@@ -86,19 +60,36 @@ TILES = {
     WGRAD: (LARGE, MEDIUM, SMALL),
 }
 
-#: The constants of every variant that is ever launched.
-VARIANTS = [
-    tile.constants(problem, element) for problem, tiles in TILES.items() for element in ELEMENTS for tile in tiles
-]
 
-#: SMs of an H100.
-PROCESSORS = 132
-#: What a block spends besides its stages, in stages: the first come late, and the sums are to be stored.
-OVERHEAD = 4
-#: Numbers of partial sums that are written and read in the time of one stage of a 128×128 tile.
-PARTIAL_SUMS = 170_000
-#: Parts of a sum, at most; and the stages that a part has at least.
-MOST_PARTS, LEAST_STEPS = 64, 4
+def _constants(problem: int, tile: Tile, element: np.dtype[Any]) -> dict[str, int]:
+    """What the source leaves open."""
+    return {
+        "PROBLEM": problem,
+        "ELEMENT_BYTES": element.itemsize,
+        "TILE_ROWS": tile.rows,
+        "TILE_COLUMNS": tile.columns,
+        "STAGES": tile.stages,
+    }
+
+
+#: The constants of every variant that is ever launched.
+VARIANTS = [_constants(problem, tile, element) for problem in TILES for element in ELEMENTS for tile in TILES[problem]]
+
+#: Problems that conv2d_wgmma.py computes where it can. None, until they are measured to be faster.
+BY_WGMMA: set[int] = set()
+
+
+@contextmanager
+def using_wgmma(problems: Collection[int] = conv2d_wgmma.PROBLEMS) -> Iterator[None]:
+    """Meanwhile BY_WGMMA holds these `problems` and no others: to measure and to test both ways of multiplying."""
+    before = set(BY_WGMMA)
+    BY_WGMMA.clear()
+    BY_WGMMA.update(problems)
+    try:
+        yield
+    finally:
+        BY_WGMMA.clear()
+        BY_WGMMA.update(before)
 
 
 # ---- convolutions ----------------------------------------------------------------------------------------------------
@@ -159,11 +150,11 @@ def conv2d_pool_forward(
     rectangles = {tile: _rectangle(tile.rows, pooled, pool) for tile in TILES[POOLED_FPROP]}
     row_tiles = {tile: len(x) * math.prod(_tiles(pooled, rectangle)) for tile, rectangle in rectangles.items()}
     matrices = Matrices(0, len(w) // groups, _stages(math.prod(w.shape[1:]), x.dtype), groups)
-    tile = _fastest_tile(xp, row_tiles, matrices)
+    tile = fastest_tile(xp, row_tiles, matrices)
     top, _, left, _ = pool.padding
     sizes = *pooled, *pool.window, pool.stride, top, left, *rectangles[tile]
-    fields |= dict(zip(FIELDS[-9:], sizes, strict=True)) | {"relu": True, "has_bias": True}
-    _launch(POOLED_FPROP, tile, row_tiles[tile], matrices, fields, x, w, bias=bias, y=y, switches=switches)
+    fields |= dict(zip(FIELDS[-9:], sizes, strict=True))
+    _launch(POOLED_FPROP, tile, row_tiles[tile], matrices, fields, x, w, bias=bias, relu=True, y=y, switches=switches)
     return y, switches
 
 
@@ -264,15 +255,6 @@ def _pixels(matrix: Array) -> Array:
 # ---- launching -------------------------------------------------------------------------------------------------------
 
 
-class Matrices(NamedTuple):
-    """The sizes of a group's matrix product; the reduction is counted in stages."""
-
-    rows: int
-    columns: int
-    steps: int
-    groups: int
-
-
 def _stages(length: int, element: np.dtype[Any]) -> int:
     """Of a reduction over so many elements: 128 bytes each."""
     return -(-length * element.itemsize // 128)
@@ -322,25 +304,29 @@ def _multiply(
     bias: Array | None = None,
     relu: bool = False,
 ) -> None:
-    """Fills `y` with the result of the problem."""
+    """Fills `y` with the result of the problem. The one place that picks who multiplies."""
     if not y.size:
         return
-    xp, parts = array_module(a), _parts(problem, matrices)
-    row_tiles = {tile: -(-matrices.rows // tile.rows) for tile in TILES[problem]}
-    tile = _fastest_tile(xp, row_tiles, matrices, parts)
-
-    def launch(**where: Any) -> None:
-        _launch(problem, tile, row_tiles[tile], matrices, fields, a, b, parts=parts, **where)
-
+    xp = array_module(a)
+    if problem in BY_WGMMA and conv2d_wgmma.runs_on(xp) and conv2d_wgmma.suits(problem, fields, a.dtype):
+        parts, launch = conv2d_wgmma.planned(problem, fields, a, b)
+    else:
+        parts, launch = _planned(problem, matrices, fields, a, b)
     if parts == 1 and problem == WGRAD:
         launch(partial=y)
     elif parts == 1 and y.dtype == a.dtype:
-        fields = fields | {"has_bias": bias is not None, "relu": relu}
-        launch(y=y, bias=bias)
+        launch(y=y, bias=bias, relu=relu)
     else:
-        partial = xp.empty((parts, *y.shape), np.float32)
-        launch(partial=partial)
-        sum_of_parts(partial, y, bias, relu)
+        sums = xp.empty((parts, *y.shape), np.float32)
+        launch(partial=sums)
+        sum_of_parts(sums, y, bias, relu)
+
+
+def _planned(problem: int, matrices: Matrices, fields: dict[str, int], a: Array, b: Array) -> tuple[int, Launch]:
+    """Into how many parts the sums are split, and what launches the kernel."""
+    parts, row_tiles = parts_of_sums(TILES[problem], matrices), rows_of_tiles(TILES[problem], matrices)
+    tile = fastest_tile(array_module(a), row_tiles, matrices, parts)
+    return parts, partial(_launch, problem, tile, row_tiles[tile], matrices, fields, a, b, parts=parts)
 
 
 def _launch(
@@ -353,71 +339,28 @@ def _launch(
     b: Array,
     *,
     bias: Array | None = None,
+    relu: bool = False,
     y: Array | None = None,
     switches: Array | None = None,
     partial: Array | None = None,
     parts: int = 1,
 ) -> None:
     """Runs a block for every tile of the result, of every group, and of every part of the sum."""
-    xp, columns = array_module(a), -(-matrices.columns // tile.columns)
     if not row_tiles:
         return
-    packed = np.zeros(1, PROBLEM)
-    steps = {"steps": matrices.steps, "steps_of_part": -(-matrices.steps // parts)}
-    for name, value in (fields | steps | {"columns_of_tiles": columns, "in_parts": partial is not None}).items():
-        packed[name] = value
-    arrays = a, b, _given(xp, bias), _given(xp, y, a.dtype), _given(xp, switches, np.uint8), _given(xp, partial)
-    run = kernel(xp, SOURCE, "convolve", tile.shared_bytes, **tile.constants(problem, a.dtype))
-    run((row_tiles * columns, matrices.groups, parts), (tile.threads,), (*arrays, packed))
+    xp = array_module(a)
+    struct = packed(fields, tile, matrices, parts, bias=bias, relu=relu, partial=partial)
+    arrays = a, b, given(xp, bias), given(xp, y, a.dtype), given(xp, switches, np.uint8), given(xp, partial)
+    run = kernel(xp, SOURCE, "convolve", tile.shared_bytes, **_constants(problem, tile, a.dtype))
+    run(grid(row_tiles, tile, matrices, parts), (_threads(tile),), (*arrays, struct))
 
 
-def _given(xp: Any, x: Array | None, dtype: npt.DTypeLike = np.float32) -> Array:
-    """`x`, or an array of nothing for the kernel's parameter."""
-    return xp.empty(0, dtype) if x is None else x
+def _threads(tile: Tile) -> int:
+    """Of a block: THREADS in implicit_gemm.cuh."""
+    return 64 * tile.rows // (32 if tile.rows < 128 else 64)
 
 
-# ---- which tile, and how many parts ----------------------------------------------------------------------------------
-
-
-def _time(tile: Tile, row_tiles: int, matrices: Matrices, parts: int, processors: int) -> float:
-    """Until the SM that has the most blocks is done with them; 1 is a stage of a 128×128 tile at full speed."""
-    blocks = row_tiles * -(-matrices.columns // tile.columns) * matrices.groups * parts
-    size = tile.rows * tile.columns / 128**2 / tile.speed
-    return -(-blocks // processors) * size * (-(-matrices.steps // parts) + OVERHEAD)
-
-
-@cache
-def _parts(problem: int, matrices: Matrices) -> int:
-    """Into how many parts the sums are split, so that all SMs of an H100 have work.
-
-    It depends on the sizes alone, so that every GPU adds up in the same order.
-    """
-    rows, columns, steps, groups = matrices
-
-    def time(parts: int) -> float:
-        written = parts * rows * columns * groups if parts > 1 else 0
-        product = min(_time(tile, -(-rows // tile.rows), matrices, parts, PROCESSORS) for tile in TILES[problem])
-        return product + written / PARTIAL_SUMS
-
-    best = min(range(1, max(1, min(MOST_PARTS, steps // LEAST_STEPS)) + 1), key=time)
-    return -(-steps // -(-steps // best)) if steps else 1  # so that none is empty
-
-
-def _fastest_tile(xp: Any, row_tiles: dict[Tile, int], matrices: Matrices, parts: int = 1) -> Tile:
-    """That of the keys, each with how many of it lie below one another, that should be done first on the GPU at hand.
-
-    No bit of the result depends on it.
-    """
-    processors, shared_bytes = _gpu(xp, xp.cuda.Device().id)
-    fitting = [tile for tile in row_tiles if tile.shared_bytes <= shared_bytes]
-    return min(fitting, key=lambda tile: _time(tile, row_tiles[tile], matrices, parts, processors))
-
-
-@cache
-def _gpu(xp: Any, number: int) -> tuple[int, int]:
-    """SMs, and bytes of shared memory that a block may have."""
-    attributes = xp.cuda.Device(number).attributes
-    return attributes["MultiProcessorCount"], attributes["MaxSharedMemoryPerBlockOptin"]
+# ---- rectangles of outputs, for pooling ------------------------------------------------------------------------------
 
 
 @cache

@@ -4,6 +4,7 @@
 // Each of them adds its products in the order of k, 32 bytes at a time: the same bits whatever the shape of the tile.
 #include "bfloat16.cuh"
 #include "ptx.cuh"
+#include "shared_sums.cuh"
 
 template <int BYTES>
 struct ElementOf;
@@ -16,7 +17,7 @@ struct ElementOf<4> {
     using Type = float;
 };
 
-// Left open, see Tile in conv2d_tensor_core.py: ELEMENT_BYTES, TILE_ROWS, TILE_COLUMNS, STAGES.
+// Left open, see TILES in conv2d_tensor_core.py: ELEMENT_BYTES, TILE_ROWS, TILE_COLUMNS, STAGES.
 using Element = ElementOf<ELEMENT_BYTES>::Type;
 constexpr int CHUNK = 16 / ELEMENT_BYTES;   // elements that are copied at once
 constexpr int DEPTH = 128 / ELEMENT_BYTES;  // elements of the reduction in a stage: 8 chunks
@@ -164,17 +165,9 @@ __device__ void multiply(Sums& sums, AGather& a, BGather& b, int steps) {
     }
 }
 
-// The tile of sums in the shared memory of the block, where every thread can reach every sum. Rows lie 8 floats further
-// apart than they are long: the pairs that half a warp writes at once are in different banks.
-constexpr int PITCH = TILE_COLUMNS + 8;
-static_assert(4 * PITCH * TILE_ROWS <= STAGES * STAGE_BYTES, "the sums take no more memory than the operands");
-
-struct alignas(8) Pair {
-    float left, right;
-};
-
-__device__ inline const float* share(const Sums& sums) {
-    float* const tile = reinterpret_cast<float*>(dynamic_shared());
+// Hands them to all threads.
+__device__ inline void share(const Sums& sums) {
+    static_assert(SHARED_SUMS_BYTES <= STAGES * STAGE_BYTES, "the sums take no more memory than the operands");
     const int lane = threadIdx.x % 32;
     __syncthreads();  // all have left the last stage
 #pragma unroll
@@ -188,8 +181,7 @@ __device__ inline const float* share(const Sums& sums) {
                     const int row = warp_row() + 16 * i + 8 * below + lane / 4;
                     const int column = warp_column() + 16 * j + 8 * half + lane % 4 * 2;
                     const float(&sum)[4] = sums.of[i][j][half];
-                    *reinterpret_cast<Pair*>(tile + row * PITCH + column) = {sum[2 * below], sum[2 * below + 1]};
+                    share(row, column, sum[2 * below], sum[2 * below + 1]);
                 }
-    __syncthreads();
-    return tile;
+    __syncthreads();  // all have written theirs
 }

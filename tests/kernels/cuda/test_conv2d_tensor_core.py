@@ -11,9 +11,10 @@ from npconvnet.backend import to_host
 from npconvnet.kernels.cpu import conv2d as definition
 from npconvnet.kernels.cpu.bfloat16 import from_bfloat16, to_bfloat16
 from npconvnet.kernels.cpu.max_pool2d import max_pool2d_forward
-from npconvnet.kernels.cuda import compile
+from npconvnet.kernels.cuda import compile, convolution_tile
 from npconvnet.kernels.cuda import conv2d_tensor_core as tensor_core
-from npconvnet.kernels.cuda.conv2d_tensor_core import DGRAD, FPROP, LARGE, POOLED_FPROP, SMALL, TILES, WGRAD
+from npconvnet.kernels.cuda.conv2d_tensor_core import LARGE, SMALL, TILES
+from npconvnet.kernels.cuda.convolution_tile import DGRAD, FPROP, POOLED_FPROP, WGRAD, Matrices, parts_of_sums
 from npconvnet.kernels.shapes import Padding, Pooling, Rounding, place_windows
 from tests.cuda_on_cpu import emulator
 from tests.kernels.geometry import TABLE, Geometry
@@ -40,7 +41,6 @@ def small_tiles(monkeypatch):
     """For most of the tests: they compile fast, and small shapes take several of them."""
     for problem in (FPROP, DGRAD, WGRAD):
         monkeypatch.setitem(TILES, problem, (SMALL,))
-    tensor_core._parts.cache_clear()
 
 
 def as_elements(x, element):
@@ -163,8 +163,7 @@ def test_sums_in_parts(xp, rng, element):
     """Enough of the reduction of each problem, and few enough sums, that it is split."""
     geometry = Geometry((16, 15), (3, 3), 1, (1, 1, 1, 1))
     x, w, dy = draw(rng, element, *shapes(4, geometry, 8, 8))
-    split = tensor_core._parts(WGRAD, tensor_core.Matrices(8, 72, 30 * element.itemsize // 4, 1))
-    assert split > 1
+    assert parts_of_sums(TILES[WGRAD], Matrices(8, 72, 30 * element.itemsize // 4)) > 1
     check(xp, x, w, dy, padding=geometry.padding)
     x, w, dy = draw(rng, element, (5, 1600), (7, 1600), (5, 7))
     check(xp, x.reshape(5, 1, 1, -1), w.reshape(7, 1, 1, -1), dy.reshape(5, 1, 1, -1))
@@ -318,10 +317,10 @@ def test_arrays_that_begin_anywhere_or_have_strides(xp, rng, element):
             np.testing.assert_array_equal(to_host(result), bits)
 
 
-def all_three(x, w, dy):
-    yield tensor_core.conv2d_forward(x, w)
-    yield tensor_core.conv2d_backward_input(dy, w, x.shape)
-    yield tensor_core.conv2d_backward_filters(dy, x, w.shape)
+def all_three(x, w, dy, **where):
+    yield tensor_core.conv2d_forward(x, w, **where)
+    yield tensor_core.conv2d_backward_input(dy, w, x.shape, **where)
+    yield tensor_core.conv2d_backward_filters(dy, x, w.shape, **where)
 
 
 def test_other_arrays_are_refused(cupy):
@@ -373,7 +372,7 @@ def test_every_problem_has_a_tile_for_gpus_with_little_shared_memory(problem):
 def test_pooling_where_there_is_little_shared_memory(cupy, rng, monkeypatch):
     monkeypatch.setitem(cupy.cuda.Device.attributes, "MaxSharedMemoryPerBlockOptin", LITTLE_SHARED)
     monkeypatch.setitem(TILES, POOLED_FPROP, ORIGINAL[POOLED_FPROP])
-    monkeypatch.setattr(tensor_core, "_gpu", tensor_core._gpu.__wrapped__)
+    monkeypatch.setattr(convolution_tile, "_gpu", convolution_tile._gpu.__wrapped__)
     launch, launched = tensor_core._launch, []
 
     def recording(problem, tile, *args, **kwargs):
@@ -389,7 +388,7 @@ def test_pooling_where_there_is_little_shared_memory(cupy, rng, monkeypatch):
 
 def test_every_part_has_stages():
     for steps in range(200):
-        parts = tensor_core._parts(WGRAD, tensor_core.Matrices(64, 64, steps, 1))
+        parts = parts_of_sums(ORIGINAL[WGRAD], Matrices(64, 64, steps))
         of_part = -(-steps // parts)
         assert parts == max(1, -(-steps // max(of_part, 1)))
 
@@ -411,7 +410,7 @@ BUGS = {
     "no wait": ("cp_async_wait<STAGES - 2>();", ""),
     "no barrier in the loop": ("__syncthreads();  // now", "// now"),
     "no barrier before the sums": ("__syncthreads();  // all have left", "// all have left"),
-    "no barrier behind the sums": ("    __syncthreads();\n    return tile;", "    return tile;"),
+    "no barrier behind the sums": ("__syncthreads();  // all have written", "// all have written"),
     "no group behind the last stage": ("        cp_async_commit();", "        if (step < steps) cp_async_commit();"),
     "fragments of b like those of a": ("BTile::template load<B>", "BTile::template load<A>"),
     "pixels of the next row": ("is_inside(w[i] + s, of.W)", "true"),

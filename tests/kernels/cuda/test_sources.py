@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,14 +22,21 @@ from npconvnet.kernels.cuda.compile import OPTIONS, written_out
 
 FOLDER = Path(cuda.__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cu")), sorted(FOLDER.glob("*.cuh"))
+#: What a source is for, unless the module beside it has others in its ARCHITECTURES.
 ARCHITECTURES = "sm_80", "sm_90a"
 #: One without tensor cores for bfloat16, which computes in float32: by what has a definition in kernels/cpu.
 OLD = "sm_75"
 DEFINITIONS = {path.stem for path in Path(cpu.__file__).parent.glob("*.py")}
 #: What the compiler of a source's registers says for each of its kernels.
 MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+#: What it says about wgmma.
+MENDED = re.compile(r"\(C75\d\d\)")
 
 over_files = pytest.mark.parametrize("path", SOURCES + HEADERS, ids=lambda path: path.name)
+
+
+def module_of(source: Path) -> ModuleType:
+    return importlib.import_module(f"{cuda.__name__}.{source.stem}")
 
 
 def variants() -> list[Any]:
@@ -36,7 +44,16 @@ def variants() -> list[Any]:
     return [
         pytest.param(source, constants, id="-".join([source.name, *map(str, constants.values())]))
         for source in SOURCES
-        for constants in getattr(importlib.import_module(f"{cuda.__name__}.{source.stem}"), "VARIANTS", [{}])
+        for constants in getattr(module_of(source), "VARIANTS", [{}])
+    ]
+
+
+def on_its_architectures() -> list[Any]:
+    """Those, each for every GPU that it is for."""
+    return [
+        pytest.param(architecture, *variant.values, id=f"{architecture}-{variant.id}")
+        for variant in variants()
+        for architecture in getattr(module_of(variant.values[0]), "ARCHITECTURES", ARCHITECTURES)
     ]
 
 
@@ -86,9 +103,14 @@ def compiler() -> Callable[[str, list[str], Path], str]:
 
 
 def check(compiler, code, options, folder):
-    """Raises AssertionError unless `code` compiles without a warning, and no kernel has memory for registers."""
+    """Raises AssertionError unless `code` compiles without a warning, and no kernel has memory for registers.
+
+    Nor may the compiler have to mend what a kernel does with the sums of wgmma, or make one product after the other,
+    which it says for information.
+    """
     log = compiler(code, [*options, *OPTIONS, "-Werror=all-warnings"], folder)
     assert "warning" not in log, log
+    assert not MENDED.search(log), log
     kernels = MEMORY.findall(log)
     assert kernels, log
     assert set(kernels) == {("0", "0", "0")}, log
@@ -99,8 +121,7 @@ def test_each_stands_beside_the_module_that_launches_it():
     assert all(source.with_suffix(".py").exists() for source in SOURCES)
 
 
-@pytest.mark.parametrize(("source", "constants"), variants())
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "source", "constants"), on_its_architectures())
 def test_it_compiles_and_keeps_its_numbers_in_registers(compiler, tmp_path, architecture, source, constants):
     macros = [f"-D{macro}={value}" for macro, value in constants.items()]
     check(compiler, written_out(source), [f"-arch={architecture}", *macros], tmp_path)
@@ -125,6 +146,27 @@ def test_a_kernel_that_does_not_is_found(compiler, tmp_path, body, message):
     code = f'extern "C" __global__ void k(int* x) {{ {body} }}'
     with pytest.raises(AssertionError, match=message):
         check(compiler, code, ["-arch=sm_80"], tmp_path)
+
+
+def test_sums_of_wgmma_that_are_used_too_early_are_found(compiler, tmp_path):
+    body = """
+        float sum[32] = {};
+        wgmma_fence(sum);
+        for (int i = 0; i < steps; i++) {
+            wgmma_fence();
+            USE
+            wgmma_m64k16<64, false, false>(sum, a + i, a);
+            wgmma_commit();
+            wgmma_wait<1>();
+        }
+        wgmma_wait<0>(sum);
+        for (int i = 0; i < 32; i++) x[threadIdx.x * 32 + i] = sum[i];
+    """
+    header = (FOLDER / "ptx.cuh").read_text()
+    code = f'{header}\nextern "C" __global__ void k(float* x, unsigned long long a, int steps) {{ {body} }}'
+    check(compiler, code.replace("USE", ""), ["-arch=sm_90a"], tmp_path)
+    with pytest.raises(AssertionError, match="wgmma"):
+        check(compiler, code.replace("USE", "sum[0] += 1;"), ["-arch=sm_90a"], tmp_path)
 
 
 @over_files

@@ -1,0 +1,256 @@
+"""Convolutions by wgmma against the definition in float64, through the functions of conv2d_tensor_core.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npconvnet.backend import to_host
+from npconvnet.kernels.cuda import compile, conv2d_wgmma, convolution_tile, tensor_map
+from npconvnet.kernels.cuda import conv2d_tensor_core as tensor_core
+from npconvnet.kernels.cuda.conv2d_tensor_core import SMALL
+from npconvnet.kernels.cuda.conv2d_wgmma import TALL, WIDE
+from npconvnet.kernels.cuda.convolution_tile import DGRAD, FPROP, WGRAD, Matrices, parts_of_sums
+from tests.cuda_on_cpu import emulator
+from tests.cuda_on_cpu.driver import driver
+from tests.kernels.cuda.capturing import replayed
+from tests.kernels.cuda.test_conv2d_tensor_core import (
+    BFLOAT16,
+    all_three,
+    assert_agrees,
+    check,
+    draw,
+    numbers,
+    shapes,
+)
+from tests.kernels.geometry import TABLE, Geometry
+
+#: Bytes of shared memory that a block of an sm_90 may have.
+MOST_SHARED = 227 << 10
+
+GEOMETRIES = {name: geometry for name, geometry in TABLE.items() if geometry.stride == 1} | {
+    "several tiles of rows": Geometry((19, 15), (3, 2), padding=(1, 0, 0, 1)),
+    "more padding than window": Geometry((3, 4), (2, 1), padding=(4, 3, 2, 5)),
+}
+over_geometries = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch):
+    """The problems that were multiplied by wgmma: all that may be."""
+    planned, problems = conv2d_wgmma.planned, []
+
+    def recording(problem, *args):
+        problems.append(problem)
+        return planned(problem, *args)
+
+    monkeypatch.setattr(conv2d_wgmma, "planned", recording)
+    for problem in conv2d_wgmma.PROBLEMS:
+        monkeypatch.setitem(tensor_core.TILES, problem, (SMALL,))  # of the others, which compile fast so
+    with tensor_core.using_wgmma():
+        yield problems
+
+
+@pytest.fixture
+def xp(xp, monkeypatch):
+    """With the driver that belongs to it."""
+    if not conv2d_wgmma.runs_on(xp):
+        pytest.skip("this GPU is not of compute capability 9.0")
+    if hasattr(xp, "FUNCTIONS"):  # the stand-in
+        monkeypatch.setattr(tensor_map, "driver", driver)
+    return xp
+
+
+def only(tile, monkeypatch):
+    for problem in (FPROP, DGRAD):
+        monkeypatch.setitem(conv2d_wgmma.TILES, problem, (tile,))
+
+
+over_tiles = pytest.mark.parametrize("tile", [WIDE, TALL], ids=["wide", "tall"])
+
+# ---- fprop, dgrad and wgrad ------------------------------------------------------------------------------------------
+
+
+@over_tiles
+@over_geometries
+def test_all_three_are_the_definition(xp, rng, monkeypatch, launched, geometry, tile):
+    only(tile, monkeypatch)
+    check(xp, *draw(rng, BFLOAT16, *shapes(2, geometry, 16, 8)), padding=geometry.padding)
+    assert launched == [FPROP, DGRAD, WGRAD]
+
+
+@over_tiles
+@pytest.mark.parametrize(("channels", "filters"), [(64, 128), (72, 264), (264, 8), (8, 200), (3, 70), (65, 1)])
+def test_any_number_of_channels_and_filters(xp, rng, monkeypatch, launched, channels, filters, tile):
+    only(tile, monkeypatch)
+    geometry = Geometry((5, 4), (3, 2), padding=(1, 0, 1, 1))
+    check(xp, *draw(rng, BFLOAT16, *shapes(3, geometry, channels, filters)), padding=geometry.padding)
+    assert launched == [FPROP, DGRAD, WGRAD]
+
+
+@pytest.mark.parametrize("channels", [24, 72])
+def test_no_bit_depends_on_the_tile(xp, rng, monkeypatch, channels):
+    geometry = Geometry((12, 11), (3, 3), padding=(1, 1, 1, 1))
+    x, w, dy = (xp.asarray(each) for each in draw(rng, BFLOAT16, *shapes(1, geometry, channels, 264)))
+    only(WIDE, monkeypatch)
+    expected = [to_host(result) for result in all_three(x, w, dy, padding=geometry.padding)]
+    only(TALL, monkeypatch)
+    for result, bits in zip(all_three(x, w, dy, padding=geometry.padding), expected, strict=True):
+        np.testing.assert_array_equal(to_host(result), bits)
+
+
+def test_sums_in_parts(xp, rng, launched):
+    geometry = Geometry((16, 15), (3, 3), 1, (1, 1, 1, 1))
+    assert parts_of_sums(conv2d_wgmma.TILES[WGRAD], Matrices(8, 9 * 64, 15)) > 1
+    check(xp, *draw(rng, BFLOAT16, *shapes(4, geometry, 8, 8)), padding=geometry.padding)
+    x, w, dy = draw(rng, BFLOAT16, (5, 1600), (7, 1600), (5, 7))
+    check(xp, x.reshape(5, 1, 1, -1), w.reshape(7, 1, 1, -1), dy.reshape(5, 1, 1, -1))
+    check(xp, dy.reshape(5, 1, 1, -1), w.T.reshape(1600, 1, 1, -1), x.reshape(5, 1, 1, -1))
+    assert launched == 3 * [FPROP, DGRAD, WGRAD]
+
+
+def test_reruns_have_the_same_bits(xp, rng):
+    x, w, dy = (xp.asarray(each) for each in draw(rng, BFLOAT16, (40, 1, 1, 640), (48, 1, 1, 640), (40, 1, 1, 48)))
+    for first, second in zip(all_three(x, w, dy), all_three(x, w, dy), strict=True):
+        np.testing.assert_array_equal(to_host(first), to_host(second))
+
+
+@pytest.mark.parametrize(("images", "inputs", "outputs"), [(1, 8, 8), (200, 136, 72), (3, 13, 10)])
+def test_linear_layers(xp, rng, launched, images, inputs, outputs):
+    arrays = draw(rng, BFLOAT16, (images, inputs), (outputs, inputs), (images, outputs))
+    doubled_x, doubled_w, doubled_dy = (numbers(each) for each in arrays)
+    x, w, dy = (xp.asarray(each) for each in arrays)
+    assert_agrees(tensor_core.linear_forward(x, w), doubled_x @ doubled_w.T)
+    assert_agrees(tensor_core.linear_backward_input(dy, w), doubled_dy @ doubled_w)
+    assert_agrees(tensor_core.linear_backward_weights(dy, x), doubled_dy.T @ doubled_x)
+    assert launched == [FPROP, DGRAD, WGRAD]
+
+
+@pytest.mark.parametrize("filters", [10, 72])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("length", [24, 1600], ids=["at once", "in parts"])
+def test_bias_and_relu(xp, rng, launched, length, relu, filters):
+    x, w = draw(rng, BFLOAT16, (5, length), (filters, length))
+    bias = 10 * rng.standard_normal(filters).astype(np.float32)
+    expected = numbers(x) @ numbers(w).T + bias
+    expected = np.maximum(expected, 0) if relu else expected
+    for dtype in [np.uint16, np.float32]:
+        y = tensor_core.linear_forward(xp.asarray(x), xp.asarray(w), bias=xp.asarray(bias), relu=relu, dtype=dtype)
+        assert y.dtype == dtype
+        assert_agrees(y, expected)
+    assert launched == [FPROP, FPROP]
+
+
+# ---- what it is for --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", conv2d_wgmma.PROBLEMS)
+def test_which_convolutions_it_is_for(problem):
+    def suits(geometry, groups=1, element=BFLOAT16):
+        x_shape, w_shape, _ = shapes(2, geometry, 8, 8, groups)
+        where = geometry.stride, geometry.padding, groups, geometry.rounding
+        return conv2d_wgmma.suits(problem, tensor_core._fields(x_shape, w_shape, *where), element)
+
+    assert suits(Geometry((27, 27), (5, 5), padding=(2, 2, 2, 2)))
+    assert suits(Geometry((1, 1), (1, 1)))
+    assert not suits(Geometry((27, 27), (5, 5), stride=2))
+    assert not suits(Geometry((27, 27), (5, 5)), groups=2)
+    assert not suits(Geometry((27, 27), (5, 5)), element=np.dtype(np.float32))
+    assert suits(Geometry((2, 130), (128, 128), padding=(128, 127, 0, 0)))  # all that an im2col map can say
+    assert not suits(Geometry((2, 2), (2, 1), padding=(0, 131, 0, 0)))
+    assert not suits(Geometry((2, 130), (2, 129)))
+
+
+def test_no_images(xp, launched):
+    x, w, dy = (xp.asarray(np.zeros(shape, np.uint16)) for shape in [(0, 5, 5, 8), (8, 3, 3, 8), (0, 3, 3, 8)])
+    y, dx, dw = all_three(x, w, dy)
+    assert (y.shape, dx.shape) == (dy.shape, x.shape)
+    assert not to_host(dw).any()
+    assert not launched
+
+
+def test_other_gpus_are_left_to_the_other_kernel(cupy, rng, monkeypatch, launched):
+    monkeypatch.setattr(convolution_tile, "_gpu", convolution_tile._gpu.__wrapped__)
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "100")
+    check(cupy, *draw(rng, BFLOAT16, *shapes(2, Geometry((4, 4), (2, 2)), 8, 8)))
+    assert not launched
+
+
+def test_nothing_is_multiplied_so_unless_asked(xp, rng, launched):
+    arrays = draw(rng, BFLOAT16, *shapes(2, Geometry((4, 4), (2, 2)), 8, 8))
+    with tensor_core.using_wgmma({DGRAD}):
+        check(xp, *arrays)
+    assert launched == [DGRAD]
+    with tensor_core.using_wgmma(()):
+        check(xp, *arrays)
+    assert launched == [DGRAD]
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_that_begin_anywhere_or_have_strides(xp, rng):
+    arrays = draw(rng, BFLOAT16, *shapes(2, Geometry((4, 5), (3, 2)), 8, 8))
+    expected = [to_host(result) for result in all_three(*(xp.asarray(each) for each in arrays))]
+    shifted = [xp.asarray(np.insert(each, 0, 0))[1:].reshape(each.shape) for each in arrays]
+    strided = [xp.asarray(np.repeat(each, 2, axis=1))[:, ::2] for each in arrays]
+    for given in (shifted, strided):
+        for result, bits in zip(all_three(*given), expected, strict=True):
+            np.testing.assert_array_equal(to_host(result), bits)
+
+
+def test_a_captured_graph(xp, rng):
+    """The maps are parameters, and so in the graph."""
+    x, w = (xp.asarray(each) for each in draw(rng, BFLOAT16, (6, 72), (8, 72)))
+    expected = to_host(tensor_core.linear_forward(x, w))
+    np.testing.assert_array_equal(to_host(replayed(xp, lambda: tensor_core.linear_forward(x, w))), expected)
+
+
+@over_tiles
+def test_a_tile_fits_into_the_shared_memory_of_an_sm_90(tile):
+    assert conv2d_wgmma.shared_bytes(tile) <= MOST_SHARED
+
+
+# ---- bugs that must be found -----------------------------------------------------------------------------------------
+
+LEAVE = "barrier_arrive(&barriers().empty[(step - 1) % STAGES])"
+BUGS = {
+    "copies see barriers that are not begun": (FPROP, "        fence_barrier_init();", ""),
+    "threads see barriers that are not begun": (FPROP, "    __syncthreads();\n", ""),
+    "operands are not awaited": (FPROP, "barrier_wait(&barriers().full[stage], turn % 2);", ""),
+    "stages are filled before they are empty": (FPROP, "barrier_wait(&barriers().empty[stage], (turn + 1) % 2);", ""),
+    "the turn after is awaited": (FPROP, "(turn + 1) % 2", "turn % 2"),
+    "stages are left before their products are done": (FPROP, "wgmma_wait<1>();", ""),
+    "stages are left one step too early": (FPROP, LEAVE, "barrier_arrive(&barriers().empty[stage])"),
+    "stages are left by one warpgroup": (FPROP, "CONSUMERS / 32);", "CONSUMERS / 64);"),
+    "more bytes than a stage has": (FPROP, "barrier_expect(full, STAGE_BYTES", "barrier_expect(full, STAGE_BYTES + 16"),
+    "the last products are not awaited": (FPROP, "wgmma_wait<0>(sums);", ""),
+    "sums over operands in use": (FPROP, "    meet(0);", "    barrier_arrive(&barriers().all_consumers);"),
+    "sums that are not there yet": (FPROP, "    meet(1);", ""),
+    "both warpgroups multiply the same rows": (FPROP, "threadIdx.x / 128 * (A_PANELS / 2)", "0"),
+    "steps of a lying tile as of an upright one": (DGRAD, "LYING ? 16 * 128 : 32", "32"),
+    "filters are not turned": (DGRAD, "of.S - 1 - tap.s, of.R - 1 - tap.r", "tap.s, tap.r"),
+    "panels beyond the last are stored": (WGRAD, "panel.r < of.R ? of.C - c : 0", "of.C - c"),
+    "channels of the last panel are left out": (WGRAD, "(of.C + 63) / 64", "of.C / 64"),
+}
+
+
+@pytest.mark.parametrize(("problem", "right", "wrong"), BUGS.values(), ids=BUGS.keys())
+def test_planted_bugs_are_found(cupy, rng, monkeypatch, problem, right, wrong):
+    written_out = compile.written_out
+    assert written_out(Path(conv2d_wgmma.__file__).with_name(conv2d_wgmma.SOURCE)).count(right) == 1
+    monkeypatch.setattr(compile, "written_out", lambda path: written_out(path).replace(right, wrong))
+    monkeypatch.setattr(conv2d_wgmma, "kernel", compile.kernel.__wrapped__)
+    only(WIDE, monkeypatch)
+    monkeypatch.setattr(tensor_map, "driver", driver)
+    geometry = Geometry((9, 16), (3, 3), 1, (1, 1, 1, 1))
+    arrays = draw(rng, BFLOAT16, *shapes(1, geometry, 72, 72))
+    found = []
+    for backwards in (False, True):
+        monkeypatch.setattr(emulator, "backwards", backwards)
+        try:
+            with tensor_core.using_wgmma({problem}):
+                check(cupy, *arrays, padding=geometry.padding)
+        except (AssertionError, RuntimeError) as error:
+            found.append(error)
+    assert found
