@@ -3,6 +3,9 @@
     python bench/kernels.py --device gpu --batch-size 256
     python bench/kernels.py --device gpu --batch-size 256 --precision tf32 --no-lrn
 
+Products of bfloat16 are timed by mma.sync and, where the GPU has it, by wgmma; what a training step takes is the one of
+them that BY_WGMMA in npconvnet/kernels/cuda/conv2d_tensor_core.py says, and the last lines say what belongs there.
+
 Each kernel runs first on random numbers that PyTorch computes with too, in float32; one whose result lies farther off
 than TOLERANCE is named wrong, and not timed. What it has to compute and to move at least, and the kernels themselves,
 are those of bench/floors.py. Times are medians, by CUDA events, with nothing of the operands in the cache.
@@ -45,7 +48,7 @@ from bench.gpu import (
     use_tf32,
 )
 from bench.measuring import as_line, require_installed, versions
-from npconvnet.backend import Array, to_device
+from npconvnet.backend import Array, module_of, to_device
 from npconvnet.cli import run
 from npconvnet.data.augment import Augmentation
 from npconvnet.errors import InputError
@@ -53,6 +56,7 @@ from npconvnet.kernels.cpu import augment as augment_on_cpu
 from npconvnet.kernels.cpu import space_to_depth
 from npconvnet.kernels.cuda.augment import augment_cells, pack_views
 from npconvnet.kernels.cuda.conv2d_tensor_core import (
+    BY_WGMMA,
     conv2d_backward_filters,
     conv2d_backward_input,
     conv2d_forward,
@@ -60,7 +64,10 @@ from npconvnet.kernels.cuda.conv2d_tensor_core import (
     linear_backward_input,
     linear_backward_weights,
     linear_forward,
+    using_wgmma,
 )
+from npconvnet.kernels.cuda.conv2d_wgmma import PROBLEMS, runs_on
+from npconvnet.kernels.cuda.convolution_tile import DGRAD, FPROP, WGRAD
 from npconvnet.kernels.cuda.dropout import draw_kept, dropout
 from npconvnet.kernels.cuda.lrn_max_pool2d import (
     LRNConstants,
@@ -82,6 +89,11 @@ DEVICE = "cuda"
 #: How far a result may lie from PyTorch's in float32: the norm of the difference by the norm.
 TOLERANCE = {"bfloat16": 1e-2, "tf32": 5e-4}  # 2.9e-4 come of rounding both operands to 11 bits
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 5e-4
+#: The products that either multiplier computes, and those of them that each is to compute by wgmma.
+PRODUCTS = {"fprop": FPROP, "dgrad": DGRAD, "wgrad": WGRAD}
+MULTIPLIERS: Mapping[str, tuple[int, ...]] = {"mma.sync": (), "wgmma": PROBLEMS}
+#: How many times faster wgmma has to be to be taken: more than these medians waver.
+FASTER = 1.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,34 +596,64 @@ CASES: Mapping[str, Callable[[Bench, Any], Case]] = {
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def measure(bench: Bench, items: Iterable[Work], precision: str, rates: tuple[float, float], repetitions: int) -> Any:
-    """What came of each kernel, a row of the report each; `rates` are FLOP/s and bytes/s."""
+def measure(
+    bench: Bench,
+    items: Iterable[Work],
+    precision: str,
+    rates: tuple[float, float],
+    repetitions: int,
+    both_multipliers: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """What came of each kernel, a row of the report each; `rates` are FLOP/s and bytes/s.
+
+    Products have what came of `both_multipliers`, if asked, under "by".
+    """
     by_name = {run.name: run for run in runs(bench.network)}
     for item in items:
         row: dict[str, Any] = {"kernel": item.kernel, "layer": item.layer, "flop": item.flop, "bytes": item.bytes}
         try:
             case = CASES[item.kernel](bench, by_name.get(item.layer))
-            row |= _timed(bench.torch, case, precision, repetitions)
         except Exception as error:
-            row["failed"] = reason(error)
+            yield row | {"failed": reason(error)}
+            continue
+        use_tf32(bench.torch, on=False)
+        if both_multipliers and item.kernel in PRODUCTS:
+            row |= _by_both(case, PRODUCTS[item.kernel], precision, repetitions)
+        else:
+            row |= _checked_and_timed(case, precision, repetitions)
         if "seconds" in row:
             row["of_floor"] = item.seconds(*rates) / row["seconds"]
+            row |= _peer_timed(bench.torch, case, precision, repetitions)
         yield row
 
 
-def _timed(torch: Any, case: Case, precision: str, repetitions: int) -> dict[str, Any]:
-    use_tf32(torch, on=False)
-    error = case.error(case.run())
-    if not error <= TOLERANCE[precision]:
-        return {"error": error, "failed": f"wrong: it is off by {error:.1e}"}
-    row: dict[str, Any] = {"error": error, "seconds": median_seconds(case.run, repetitions)}
+def _by_both(case: Case, product: int, precision: str, repetitions: int) -> dict[str, Any]:
+    """What came of either multiplier, and of the one that a training step takes."""
+    by = {}
+    for multiplier, products in MULTIPLIERS.items():
+        with using_wgmma(products):
+            by[multiplier] = _checked_and_timed(case, precision, repetitions)
+    return by["wgmma" if product in BY_WGMMA else "mma.sync"] | {"by": by}
+
+
+def _checked_and_timed(case: Case, precision: str, repetitions: int) -> dict[str, Any]:
+    try:
+        error = case.error(case.run())
+        if not error <= TOLERANCE[precision]:
+            return {"error": error, "failed": f"wrong: it is off by {error:.1e}"}
+        return {"error": error, "seconds": median_seconds(case.run, repetitions)}
+    except Exception as failed:
+        return {"failed": reason(failed)}
+
+
+def _peer_timed(torch: Any, case: Case, precision: str, repetitions: int) -> dict[str, Any]:
+    if case.peer is None:
+        return {}
     use_tf32(torch, on=precision == "tf32")
-    if case.peer is not None:
-        try:
-            row["torch_seconds"] = median_seconds(case.peer, repetitions)
-        except Exception as failed:
-            row["torch_failed"] = reason(failed)
-    return row
+    try:
+        return {"torch_seconds": median_seconds(case.peer, repetitions)}
+    except Exception as failed:
+        return {"torch_failed": reason(failed)}
 
 
 # -- reporting -------------------------------------------------------------------------------------------------------
@@ -629,9 +671,10 @@ def as_text(report: Mapping[str, Any]) -> str:
             f"{report['copy_rate'] / 1e12:.2f} TB/s of a large copy",
             "",
             f"{'kernel':<17} {'layer':<6} {'µs':>8} {'TFLOP/s':>8} {'GB/s':>6} {'of floor':>8} "
-            f"{'torch µs':>9} {'ratio':>6}  {'error':>7}",
+            f"{'torch µs':>9} {'ratio':>6}  {'error':>7} {'mma.sync':>8} {'wgmma':>8}",
             *(_line(row) for row in report["rows"]),
             *_sums(report),
+            *verdicts(report["rows"]),
         ]
     )
 
@@ -644,7 +687,13 @@ def _line(row: Mapping[str, Any]) -> str:
     flop = f"{row['flop'] / seconds / 1e12:.1f}" if row["flop"] else ""
     torch = f"{1e6 * peer:>9.1f} {peer / seconds:>6.2f}" if peer else f"{row.get('torch_failed', '')[:16]:>16}"
     numbers = f"{1e6 * seconds:>8.1f} {flop:>8} {row['bytes'] / seconds / 1e9:>6.0f} {row['of_floor']:>8.0%}"
-    return f"{begin} {numbers} {torch}  {row['error']:>7.1e}"
+    by = "".join(f" {_microseconds(row, multiplier):>8}" for multiplier in MULTIPLIERS)
+    return f"{begin} {numbers} {torch}  {row['error']:>7.1e}{by}"
+
+
+def _microseconds(row: Mapping[str, Any], multiplier: str) -> str:
+    found = row.get("by", {}).get(multiplier, {})
+    return f"{1e6 * found['seconds']:.1f}" if "seconds" in found else found.get("failed", "")[:6]
 
 
 def _sums(report: Mapping[str, Any]) -> Iterator[str]:
@@ -653,12 +702,36 @@ def _sums(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{len(timed)} of {len(report['rows'])} kernels: {1e3 * seconds:.2f} ms, their floor {1e3 * floor:.2f} ms"
 
 
+def verdicts(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Of each product that both multipliers were to compute: how many times faster wgmma is, and where it belongs."""
+    by_both = [row for row in rows if "by" in row]
+    for product in PRODUCTS:
+        by_layer = {row["layer"]: row["by"] for row in by_both if row["kernel"] == product}
+        if by_layer:
+            words, is_faster = _compared(by_layer)
+            verdict = "put {} into" if is_faster else "leave {} out of"
+            yield f"wgmma / mma.sync, {product}: {words}; {verdict.format(product.upper())} BY_WGMMA"
+
+
+def _compared(by_layer: Mapping[str, Mapping[str, Any]]) -> tuple[str, bool]:
+    """How many times faster wgmma is in all layers together, and in each; or what failed. And whether to take it."""
+    for layer, by in by_layer.items():
+        for multiplier, found in by.items():
+            if "failed" in found:
+                return f"{layer} by {multiplier} {found['failed']}", False
+    mma, wgmma = ([by[multiplier]["seconds"] for by in by_layer.values()] for multiplier in MULTIPLIERS)
+    ratios = ", ".join(f"{layer} {a / b:.2f}" for layer, a, b in zip(by_layer, mma, wgmma, strict=True))
+    ratio = sum(mma) / sum(wgmma)
+    return f"{ratio:.2f} ({ratios})", ratio > FASTER
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--device", type=click.Choice(["gpu"]), default="gpu", help="Where to compute.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, help="Images.")
 @click.option("--model", type=click.Choice(["paper", "tiny"]), default="paper", help="Whose layers.")
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
 @click.option("--precision", type=click.Choice(list(TOLERANCE)), default="bfloat16", help="What to compute in.")
+@click.option("--wgmma/--no-wgmma", default=True, help="Multiply by wgmma, too, where the GPU has it.")
 @click.option("--layer", help="Only the kernels of this layer, such as conv2.")
 @click.option("--repetitions", type=click.IntRange(1), default=20, help="Timed launches of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
@@ -668,6 +741,7 @@ def main(
     model: str,
     lrn: bool,
     precision: str,
+    wgmma: bool,
     layer: str | None,
     repetitions: int,
     as_json: bool,
@@ -686,7 +760,8 @@ def main(
         raise InputError(f"--layer {layer}: there is none; there are {', '.join(run.name for run in runs(network))}")
     rates = matrix_rate(torch, precision), copy_rate()
     bench = Bench(torch, network, batch_size, precision)
-    rows = [*measure(bench, tqdm(items, "kernels", leave=False), precision, rates, repetitions)]
+    both = wgmma and precision == "bfloat16" and runs_on(module_of("gpu"))
+    rows = [*measure(bench, tqdm(items, "kernels", leave=False), precision, rates, repetitions, both)]
     report = {
         "model": model,
         "lrn": lrn,

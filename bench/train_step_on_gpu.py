@@ -1,7 +1,8 @@
 """What bench/train_step.py runs on a GPU: npconvnet's captured step, and the best that PyTorch can do.
 
 npconvnet, in each precision that is asked for, augments uint8 pictures on the GPU, and does all else that
-train_imagenet.py does with a batch that is there; the whole step is one CUDA graph (in float32 there is none).
+train_imagenet.py does with a batch that is there; the whole step is one CUDA graph (in float32 there is none). In
+bfloat16, on a GPU that has wgmma, it runs a second time with every product by wgmma for which there is a kernel.
 PyTorch is given float32 images that are augmented already. Its peers are, in bfloat16 (autocast) and in TF32, both in
 channels_last and with the fused SGD:
 
@@ -43,9 +44,11 @@ from bench.gpu import (
 from bench.measuring import NPCONVNET, WARM_UP_ROUNDS, as_line
 from bench.workload import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Workload
 from npconvnet import kernels
-from npconvnet.backend import Precision, to_device
+from npconvnet.backend import Precision, module_of, to_device
 from npconvnet.data.augment import Augmentation, ColourStatistics
 from npconvnet.kernels import Views
+from npconvnet.kernels.cuda.conv2d_tensor_core import using_wgmma
+from npconvnet.kernels.cuda.conv2d_wgmma import runs_on
 from npconvnet.layers import Gradients
 from npconvnet.network import Network
 from npconvnet.randomness import Chances, Purpose
@@ -57,6 +60,9 @@ from npconvnet.training.step import loss_and_gradients
 #: Where PyTorch computes.
 DEVICE = "cuda"
 TORCH = "torch"
+#: What the table calls npconvnet in bfloat16, as it trains, and with every product by wgmma.
+BFLOAT16 = f"{NPCONVNET} bfloat16"
+WGMMA = f"{BFLOAT16} wgmma"
 TORCH_PRECISIONS: tuple[Precision, ...] = ("bfloat16", "tf32")
 #: What PyTorch makes of a step; see above.
 WAYS = ("eager", "compiled", "graphed", "compiled, graphed")
@@ -115,6 +121,12 @@ def npconvnet_competitor(workload: Workload, precision: Precision) -> GPUCompeti
         return found
 
     return GPUCompetitor(precision, loss, step)
+
+
+def wgmma_competitor(workload: Workload) -> GPUCompetitor:
+    """npconvnet in bfloat16 with every product by wgmma that can be; what it captures remains so."""
+    made = npconvnet_competitor(workload, "bfloat16")
+    return GPUCompetitor("bfloat16", using_wgmma()(made.loss), using_wgmma()(made.step))
 
 
 def _pictures(network: Network, count: int) -> tuple[npt.NDArray[np.uint8], ColourStatistics]:
@@ -207,9 +219,15 @@ def _graphed(torch: Any, step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def results(
-    workloads: Iterable[Workload], precisions: Sequence[Precision], against_torch: bool, mode: str, repetitions: int
+    workloads: Iterable[Workload],
+    precisions: Sequence[Precision],
+    wgmma: bool,
+    against_torch: bool,
+    mode: str,
+    repetitions: int,
 ) -> dict[str, Any]:
-    """What came of each workload, as parts of the report."""
+    """What came of each workload, as parts of the report; with `wgmma`, also by it if the GPU has it."""
+    wgmma = wgmma and runs_on(module_of("gpu"))
     torch = import_module("torch") if against_torch else None
     rates: dict[str, float] = {
         precision: matrix_rate(torch, precision)
@@ -220,17 +238,19 @@ def results(
         "matrix_rates": rates,
         "versions_of_gpu": gpu_versions(),
         "results": [
-            measure(workload, competitors(workload, precisions, against_torch, mode), torch, rates, repetitions)
+            measure(workload, competitors(workload, precisions, wgmma, against_torch, mode), torch, rates, repetitions)
             for workload in workloads
         ],
     }
 
 
 def competitors(
-    workload: Workload, precisions: Sequence[Precision], against_torch: bool, mode: str
+    workload: Workload, precisions: Sequence[Precision], wgmma: bool, against_torch: bool, mode: str
 ) -> dict[str, Callable[[], GPUCompetitor]]:
-    """What makes each of them, by the name that the table gives it."""
+    """What makes each of them, by the name that the table gives it; with `wgmma`, by it too."""
     ours = {f"{NPCONVNET} {own}": partial(npconvnet_competitor, workload, own) for own in precisions}
+    if wgmma and "bfloat16" in precisions:
+        ours[WGMMA] = partial(wgmma_competitor, workload)
     if not against_torch:
         return dict(ours)
     theirs = {
@@ -373,3 +393,6 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     for name, of in result["ratios"].items():
         for which, ratio in of.items():
             yield f"{batch_size:>5}  {f'{name} ÷ best of {which}':<47}  {ratio:>9.2f}"
+    speeds = [result["competitors"].get(name, {}).get("images_per_second") for name in (WGMMA, BFLOAT16)]
+    if all(speeds):
+        yield f"{batch_size:>5}  {f'{WGMMA} ÷ {BFLOAT16}':<47}  {speeds[0] / speeds[1]:>9.2f}"

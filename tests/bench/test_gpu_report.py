@@ -17,14 +17,14 @@ from npconvnet.cli import run
 
 ROOT = Path(__file__).parents[2]
 
-#: There is a GPU, tests fail, kernels hang, and training steps have no memory; the report itself is the real one.
+#: There is a GPU, and training steps say how they were called and have no memory; the report itself is the real one.
 PRETENDING = """#!/bin/sh
 case "$*" in
 *why_no_gpu*) exit 0 ;;
 *gpu_report.py*) exec "{python}" "$@" ;;
-*pytest*) echo "1 failed"; exit 1 ;;
-*kernels.py*) echo '{{"half":'; exec sleep 60 ;;
-*train_step.py*) echo "out of memory" >&2; exit 2 ;;
+*pytest*) echo "1 test"; {tests} ;;
+*kernels.py*) echo '{{"half":'; {kernels} ;;
+*train_step.py*) echo "$*" >&2; echo "out of memory" >&2; exit 2 ;;
 *) exit 1 ;;
 esac
 """
@@ -72,10 +72,15 @@ def script(path, text):
     return path
 
 
+def pretended_report(folder, tests, kernels):
+    """What the script says and what it writes, where these parts end by these commands."""
+    python = script(folder / "python", PRETENDING.format(python=sys.executable, tests=tests, kernels=kernels))
+    done = gpu_report_by(python, folder / "out")
+    return done, json.loads((folder / "out" / "unknown-gpu.json").read_text())
+
+
 def test_one_part_does_not_stop_the_next(tmp_path):
-    out = tmp_path / "out"
-    done = gpu_report_by(script(tmp_path / "python", PRETENDING.format(python=sys.executable)), out)
-    report = json.loads((out / "unknown-gpu.json").read_text())
+    done, report = pretended_report(tmp_path, "exit 1", "exec sleep 60")
     endings = {part["file"]: part["ending"] for part in report["parts"]}
     assert endings["tests.txt"] == "failed with status 1"
     assert endings["train_step_256.json"] == "failed with status 2"
@@ -83,10 +88,22 @@ def test_one_part_does_not_stop_the_next(tmp_path):
     assert endings["train_step_1024.json"] == "skipped: no time was left"
     assert done.returncode == 1
     assert done.stderr.endswith("error: no benchmark could measure anything; see the report above\n")
-    assert report["results"]["tests.txt"] == "1 failed"
-    assert report["results"]["train_step_256.json"] == "out of memory"
+    assert report["results"]["tests.txt"] == "1 test"
+    assert report["results"]["train_step_256.json"].endswith("\nout of memory")
     assert "train_step_1024.json" not in report["results"]
-    assert (out / "unknown-gpu.md").read_text() in done.stdout
+    assert (tmp_path / "out" / "unknown-gpu.md").read_text() in done.stdout
+
+
+@pytest.mark.parametrize(("tests", "is_left_out"), [("exit 0", False), ("exit 1", True)])
+def test_wgmma_is_left_out_where_its_own_tests_fail(tests, is_left_out, tmp_path):
+    _, report = pretended_report(tmp_path, tests, "exit 1")
+    called, _ = report["results"]["train_step_256.json"].splitlines()
+    assert called.endswith("--json --no-wgmma --batch-size 256 --repetitions 5") is is_left_out
+
+
+def test_the_tests_of_wgmma_are_where_the_script_looks_for_them():
+    (path,) = re.findall(r"^by_wgmma=(.*)$", (ROOT / "bench" / "gpu_report.sh").read_text(), re.MULTILINE)
+    assert (ROOT / path).is_file()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +126,7 @@ def test_what_has_to_run_has_its_share():
     text = (ROOT / "bench" / "gpu_report.sh").read_text().partition("# The limits of these")[2]
     first, _, _ = text.partition("# And these")
     limits = [int(limit) for limit in re.findall(r"^(?:part|sanitized) \S+ (\d+)", first, re.MULTILINE)]
-    assert len(limits) == 9
+    assert len(limits) == 10
     assert sum(limits) == 465 - 10
 
 
@@ -169,6 +186,17 @@ def test_it_is_named_for_the_device_and_holds_everything(tmp_path):
     table = [line.split() for line in text.splitlines() if line.startswith("  256")]
     assert table[0] == ["256", "npconvnet", "bfloat16", "3.00", "85333", "45.0%", "1024"]
     assert table[1][1:] == ["torch", "bfloat16", "eager", "failed:", "out", "of", "memory"]
+
+
+def test_it_says_what_belongs_into_by_wgmma(tmp_path):
+    by = {"mma.sync": {"error": 1e-3, "seconds": 3e-4}, "wgmma": {"error": 1e-3, "seconds": 2e-4}}
+    row = {"kernel": "dgrad", "layer": "conv2", "flop": 1e9, "bytes": 1e6, "of_floor": 0.5, "by": by} | by["mma.sync"]
+    measured = {"precision": "bfloat16", "batch_size": 256, "matrix_rate": 8e14, "copy_rate": 3e12, "rows": [row]}
+    folder = folder_of(tmp_path, kernels_bfloat16__json=json.dumps(STEP | measured))
+    CliRunner().invoke(gpu_report.main, [str(folder)], catch_exceptions=False)
+    *_, table, _, verdict, _ = (folder / "nvidia-h100-80gb-hbm3.md").read_text().splitlines()
+    assert table.split()[-2:] == ["300.0", "200.0"]
+    assert verdict == "wgmma / mma.sync, dgrad: 1.50 (conv2 1.50); put DGRAD into BY_WGMMA"
 
 
 def test_where_nothing_was_measured(tmp_path, monkeypatch, capsys):

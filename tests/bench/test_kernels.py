@@ -16,7 +16,10 @@ import torch
 
 from bench import kernels, measuring
 from bench.floors import work
-from npconvnet.kernels.cuda.conv2d_tensor_core import linear_backward_input
+from npconvnet.kernels.cuda import conv2d_wgmma, tensor_map
+from npconvnet.kernels.cuda.conv2d_tensor_core import BY_WGMMA, linear_backward_input
+from npconvnet.kernels.cuda.convolution_tile import DGRAD, FPROP, WGRAD
+from tests.cuda_on_cpu.driver import driver
 
 
 @pytest.fixture
@@ -29,14 +32,15 @@ def on_the_stand_in(cupy, monkeypatch):
 
     monkeypatch.setattr(kernels, "DEVICE", "cpu")
     monkeypatch.setattr(kernels, "median_seconds", median_seconds)
+    monkeypatch.setattr(tensor_map, "driver", driver)
 
 
-def rows(precision, *wanted, count=1):
+def rows(precision, *wanted, count=1, both_multipliers=False):
     network = MODELS["tiny"]()
     items = [item for item in work(network, count, precision) if (item.kernel, item.layer) in wanted]
     assert len(items) == len(wanted)
     bench = kernels.Bench(torch, network, count, precision)
-    return {row["kernel"]: row for row in kernels.measure(bench, items, precision, (1e12, 1e9), 1)}
+    return {row["kernel"]: row for row in kernels.measure(bench, items, precision, (1e12, 1e9), 1, both_multipliers)}
 
 
 def test_every_kernel_has_a_case():
@@ -78,6 +82,51 @@ def test_kernels_are_checked_and_timed(on_the_stand_in, precision):
         assert row.get("torch_seconds", 1e-3) == 1e-3
 
 
+def test_products_by_both_multipliers(on_the_stand_in, monkeypatch):
+    asked, right = [], conv2d_wgmma.planned
+
+    def planned(problem, *rest):
+        asked.append(problem)
+        return right(problem, *rest)
+
+    monkeypatch.setattr(conv2d_wgmma, "planned", planned)
+    products = ("fprop", "fc8"), ("dgrad", "conv5"), ("wgrad", "conv5")
+    found = rows("bfloat16", *products, ("softmax", "fc8"), both_multipliers=True)
+    assert set(asked) == {FPROP, DGRAD, WGRAD}
+    assert "by" not in found.pop("softmax")
+    for row in found.values():
+        assert row["by"].keys() == {"mma.sync", "wgmma"}
+        for by in row["by"].values():
+            assert by["error"] <= kernels.TOLERANCE["bfloat16"]
+            assert by["seconds"] == row["seconds"] == 1e-3
+
+
+def test_a_wrong_multiplier_leaves_the_other_its_numbers(on_the_stand_in, monkeypatch):
+    right = linear_backward_input
+    monkeypatch.setattr(kernels, "linear_backward_input", lambda dy, w: right(dy, w) * (DGRAD not in BY_WGMMA))
+    row = rows("bfloat16", ("dgrad", "fc8"), both_multipliers=True)["dgrad"]
+    assert row["by"]["wgmma"]["failed"] == "wrong: it is off by 1.0e+00"
+    assert row["seconds"] == row["by"]["mma.sync"]["seconds"] == 1e-3
+    (line,) = kernels.verdicts([row])
+    assert line == ("wgmma / mma.sync, dgrad: fc8 by wgmma wrong: it is off by 1.0e+00; leave DGRAD out of BY_WGMMA")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "line"),
+    [
+        ([(3, 2), (1, 2)], "wgmma / mma.sync, fprop: 1.00 (conv2 1.50, fc8 0.50); leave FPROP out of BY_WGMMA"),
+        ([(6, 3), (1, 2)], "wgmma / mma.sync, fprop: 1.40 (conv2 2.00, fc8 0.50); put FPROP into BY_WGMMA"),
+    ],
+)
+def test_what_belongs_into_by_wgmma(seconds, line):
+    """The sum over the layers decides."""
+    rows = [
+        {"kernel": "fprop", "layer": layer, "by": {"mma.sync": {"seconds": mma}, "wgmma": {"seconds": wgmma}}}
+        for layer, (mma, wgmma) in zip(("conv2", "fc8"), seconds, strict=True)
+    ]
+    assert [*kernels.verdicts(rows)] == [line]
+
+
 def test_a_wrong_kernel_is_named_and_not_timed(on_the_stand_in, monkeypatch):
     right = linear_backward_input
     monkeypatch.setattr(kernels, "linear_backward_input", lambda dy, w: right(dy, w) * 1.02)
@@ -104,22 +153,41 @@ def test_a_peer_that_fails_costs_only_its_own_number(on_the_stand_in, monkeypatc
     assert row["torch_failed"].startswith("failed: ")
 
 
-def test_the_report(on_the_stand_in, monkeypatch):
+@pytest.fixture
+def reported(on_the_stand_in, monkeypatch):
+    """What the command reports of the layer fc8."""
     monkeypatch.setattr(kernels, "require_gpu", lambda: None)
     monkeypatch.setattr(kernels, "require_cuda", lambda option: None)
     monkeypatch.setattr(kernels, "matrix_rate", lambda torch, precision: 1e12)
     monkeypatch.setattr(kernels, "copy_rate", lambda: 1e9)
     monkeypatch.setattr(kernels, "gpu_versions", lambda: {"gpu": "stand-in"})
     arguments = ["--model", "tiny", "--batch-size", "1", "--layer", "fc8", "--json"]
-    result = CliRunner().invoke(kernels.main, arguments, catch_exceptions=False)
-    report = json.loads(result.stdout)
+
+    def report(*options):
+        result = CliRunner().invoke(kernels.main, [*arguments, *options], catch_exceptions=False)
+        return json.loads(result.stdout)
+
+    return report
+
+
+@pytest.mark.parametrize("options", [["--no-wgmma"], ["--precision", "tf32"]])
+def test_by_one_multiplier(options, reported):
+    report = reported(*options)
+    assert not any("by" in row for row in report["rows"])
+    assert kernels.as_text(report).splitlines()[-1].startswith("5 of 5 kernels")
+
+
+def test_the_report(reported):
+    report = reported()
     assert [row["kernel"] for row in report["rows"]] == ["fprop", "softmax", "bias backward", "wgrad", "dgrad"]
     assert report["versions"]["gpu"] == "stand-in"
-    title, versions, _, _, *table, sums = kernels.as_text(report).splitlines()
+    title, versions, _, _, *table, sums, fprop, dgrad, wgrad = kernels.as_text(report).splitlines()
     assert title == "kernels of a training step of tiny, bfloat16, batch 1, medians of 20"
     assert "gpu stand-in" in versions
     assert len({len(line) for line in table}) == 1
     assert sums.startswith("5 of 5 kernels: 5.00 ms")
+    for line, product in ((fprop, "fprop"), (dgrad, "dgrad"), (wgrad, "wgrad")):
+        assert line.startswith(f"wgmma / mma.sync, {product}: 1.00 (fc8 1.00); leave {product.upper()} out")
 
 
 @pytest.mark.parametrize(

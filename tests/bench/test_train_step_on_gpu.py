@@ -9,8 +9,16 @@ from click.testing import CliRunner
 
 from bench import train_step, train_step_on_gpu
 from bench.floors import step_flop
-from bench.train_step_on_gpu import GPUCompetitor, competitors, npconvnet_competitor, torch_competitor
+from bench.train_step_on_gpu import (
+    GPUCompetitor,
+    competitors,
+    npconvnet_competitor,
+    torch_competitor,
+    wgmma_competitor,
+)
 from bench.workload import Workload
+from npconvnet.kernels.cuda.conv2d_tensor_core import BY_WGMMA
+from npconvnet.kernels.cuda.conv2d_wgmma import PROBLEMS
 
 
 def tiny(*, inference=False, batch_size=2):
@@ -92,24 +100,60 @@ def test_where_npconvnet_fails_there_is_no_ratio(clock):
 
 
 def test_all_peers_in_both_precisions():
-    names = list(competitors(tiny(), ["bfloat16", "tf32"], True, "default"))
+    names = list(competitors(tiny(), ["bfloat16", "tf32"], False, True, "default"))
     assert names[:2] == ["npconvnet bfloat16", "npconvnet tf32"]
     assert len(names) == 2 + 4 * 2
-    assert list(competitors(tiny(), ["tf32"], False, "default")) == ["npconvnet tf32"]
+    assert list(competitors(tiny(), ["tf32"], False, False, "default")) == ["npconvnet tf32"]
 
 
-def test_the_report(clock, monkeypatch):
+def test_bfloat16_by_wgmma_too():
+    names = list(competitors(tiny(), ["bfloat16", "tf32"], True, False, "default"))
+    assert names == ["npconvnet bfloat16", "npconvnet tf32", "npconvnet bfloat16 wgmma"]
+    assert list(competitors(tiny(), ["tf32"], True, False, "default")) == ["npconvnet tf32"]
+
+
+def test_how_much_faster_wgmma_is(clock):
+    found = measured(
+        npconvnet_bfloat16=competitor(1.0),
+        npconvnet_bfloat16_wgmma=competitor(0.5),
+        torch_bfloat16_eager=competitor(2.0),
+    )
+    assert found["ratios"]["npconvnet bfloat16 wgmma"] == {"same precision": 4, "any precision": 4}
+    *_, last = train_step_on_gpu._lines(found)
+    assert last.split() == ["2", "npconvnet", "bfloat16", "wgmma", "÷", "npconvnet", "bfloat16", "2.00"]
+
+
+def test_every_product_of_its_steps_is_by_wgmma(monkeypatch):
+    seen = []
+
+    def product():
+        seen.append(set(BY_WGMMA))
+        return 2.3
+
+    monkeypatch.setattr(
+        train_step_on_gpu, "npconvnet_competitor", lambda *_: GPUCompetitor("bfloat16", product, product)
+    )
+    runner = wgmma_competitor(tiny())
+    for function in (runner.loss, runner.step, runner.step):
+        function()
+    assert seen == [set(PROBLEMS)] * 3
+
+
+@pytest.mark.parametrize(("option", "by_wgmma"), [("--wgmma", ["npconvnet bfloat16 wgmma"]), ("--no-wgmma", [])])
+def test_the_report(option, by_wgmma, cupy, clock, monkeypatch):
     """From the command to the table."""
     monkeypatch.setattr(train_step, "resolve_device", lambda device: device)
     monkeypatch.setattr(train_step, "resolve_precision", lambda precision, device: (precision, None))
     monkeypatch.setattr(train_step_on_gpu, "gpu_versions", lambda: {"gpu": "stand-in"})
     monkeypatch.setattr(train_step_on_gpu, "npconvnet_competitor", lambda workload, precision: competitor(0.5)())
     arguments = ["--device", "gpu", "--model", "tiny", "--batch-size", "2,3", "--precision", "bfloat16,tf32"]
-    arguments += ["--repetitions", "1", "--json"]
+    arguments += ["--repetitions", "1", option, "--json"]
     result = CliRunner().invoke(train_step.main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     report = json.loads(result.stdout)
     assert [found["batch_size"] for found in report["results"]] == [2, 3]
+    for found in report["results"]:
+        assert [*found["competitors"]] == ["npconvnet bfloat16", "npconvnet tf32", *by_wgmma]
     title, versions, *_, blank, head, first = train_step_on_gpu.as_text(report).splitlines()[:7]
     assert title == "training step of tiny on the gpu, medians of 1 turns of 10 steps"
     assert "gpu stand-in" in versions
