@@ -1,7 +1,6 @@
 """What many tests share: fixtures, and the checks of numbers that several files make."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +58,7 @@ def torch() -> Any:
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The stand-in, in cupy's place for the time of one test."""
-    monkeypatch.setitem(sys.modules, "cupy", stand_in_cupy)
+    stand_in_cupy.take_the_place_of_cupy(monkeypatch)
     return stand_in_cupy
 
 

@@ -16,16 +16,21 @@ Memory comes from CuPy's pool: when nobody has an array there any more, the stre
 anew as soon as it gets on, whatever other streams still want with it. What is found there then is nonsense.
 
 A machine has one GPU, or as many as `runtime` says. A thread begins on the first, and an array stays where it is made.
+
+`take_the_place_of_cupy` brings, with the module, what of the driver its GPUs need.
 """
 
 import ctypes
+import sys
 from copy import deepcopy
 from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from npconvnet.kernels.cuda import tensor_map
 from tests.cuda_on_cpu import emulator
 from tests.cuda_on_cpu.device_memory import (
     Memory,
@@ -38,10 +43,18 @@ from tests.cuda_on_cpu.device_memory import (
     memory_at,
     using_allocator,
 )
+from tests.cuda_on_cpu.driver import driver
 from tests.cuda_on_cpu.fenced_memory import NONSENSE
 from tests.cuda_on_cpu.streams import Device, Event, Graph, Stream, Work, get_current_stream, runtime, stream_at
 
 __all__ = ["Device", "Stream", "get_default_memory_pool", "memory_at", "runtime", "stream_at"]
+
+
+def take_the_place_of_cupy(patch: pytest.MonkeyPatch) -> None:
+    """Until `patch` is undone, `import cupy` finds this module, and tensor maps are made for the emulator."""
+    patch.setitem(sys.modules, "cupy", sys.modules[__name__])
+    patch.setattr(tensor_map, "driver", driver)
+
 
 # What the stand-in offers of CuPy 14 (checked against its source); a function that the kernels newly use goes in here.
 FUNCTIONS = """

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npconvnet.kernels.cuda import tensor_map
 from npconvnet.kernels.cuda.tensor_map import tiled
 from tests.cuda_on_cpu import emulator
-from tests.cuda_on_cpu.driver import driver
 
 WARPGROUP_PRODUCT = Path(__file__).with_name("warpgroup_product.cu").read_text()
 
@@ -39,26 +37,19 @@ def run_90(run):
 
 
 @pytest.fixture
-def emulated_driver(monkeypatch):
-    """Makes the maps of tensors."""
-    monkeypatch.setattr(tensor_map, "driver", driver)
-
-
-@pytest.fixture
-def warpgroup_product(cupy, emulated_driver):
+def warpgroup_product(cupy):
     """a (M, K) b (N, K)^T of words of bfloat16, by the kernel of warpgroup_product.cu, or by that of `code`."""
 
-    def product(a, b, columns=64, a_lies=False, b_lies=False, code=WARPGROUP_PRODUCT):
-        macros = {"TILE_COLUMNS": columns, "A_LIES": int(a_lies), "B_LIES": int(b_lies)}
-        options = "-arch=sm_90a", *(f"-D{name}={value}" for name, value in macros.items())
+    def product(a, b, a_lies=False, b_lies=False, code=WARPGROUP_PRODUCT):
+        options = "-arch=sm_90a", f"-DA_LIES={int(a_lies)}", f"-DB_LIES={int(b_lies)}"
         function = cupy.RawModule(code=code, options=options).get_function("warpgroup_product")
-        stages = 3
-        shared = stages * (128 + columns) * 128 + 2 * stages * 8
+        rows, columns, stages = 128, 256, 3
+        shared = stages * (rows + columns) * 128 + 2 * stages * 8
         function.max_dynamic_shared_size_bytes = shared
         arrays = [cupy.asarray(np.ascontiguousarray(x.T if lies else x)) for x, lies in ((a, a_lies), (b, b_lies))]
         c = cupy.empty((len(a), len(b)), np.float32)
         arguments = *(tiled(x, (64, 64)) for x in arrays), c, np.int32(len(b)), np.int32(a.shape[1])
-        function((len(b) // columns, len(a) // 128), (384,), arguments, shared_mem=shared)
+        function((-(-len(b) // columns), len(a) // rows), (384,), arguments, shared_mem=shared)
         return c.get()
 
     return product

@@ -32,9 +32,10 @@ SOURCES, SOURCES_90 = (sorted(folder.glob("*.cpp")) for folder in (HEADER.parent
 COMMAND = """
     g++ -std=c++17 -march=native -fPIC -ffp-contract=off -fvisibility=hidden -U_FORTIFY_SOURCE
 """.split()  # noqa: SIM905
-#: For kernels. Pointers are cast as CUDA allows it; what is not written here may be written all the same (addressable).
+#: For kernels, which take longer to compile than to run. Pointers are cast as CUDA allows it; what is not written here
+#: may be written all the same (addressable).
 KERNEL = """
-    -O2 -shared -fsanitize=undefined -fno-strict-aliasing -fno-ipa-reference-addressable -x c++
+    -O1 -shared -fsanitize=undefined -fno-strict-aliasing -fno-ipa-reference-addressable -x c++
 """.split()  # noqa: SIM905
 #: What CUDA allows: blocks of a grid along x, y and z, threads of a block likewise, and all threads of a block.
 GRID, BLOCK, THREADS = (2**31 - 1, 65535, 65535), (1024, 1024, 64), 1024

@@ -5,8 +5,6 @@ import pytest
 
 from npconvnet.kernels.cuda.tensor_map import im2col, tiled
 
-pytestmark = pytest.mark.usefixtures("emulated_driver")
-
 ROW = 64
 #: The instructions, of a box or a column that begins at the numbers of `at`.
 BOX_2 = "tma_load(dynamic_shared(), map, full, at[0], at[1])"

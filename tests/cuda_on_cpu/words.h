@@ -1,6 +1,5 @@
 // CUDA's vocabulary: qualifiers, short vectors, and functions of one thread.
 #pragma once
-#include <math.h>
 #include <cstring>
 
 #define __global__
@@ -23,6 +22,12 @@ CUDA_ON_CPU_VECTORS(int, int, 4)
 CUDA_ON_CPU_VECTORS(unsigned, uint, 4)
 CUDA_ON_CPU_VECTORS(unsigned short, ushort, 2)
 CUDA_ON_CPU_VECTORS(unsigned char, uchar, 1)
+
+// Of C's <math.h>: g++ takes longer to read its own of that name than to compile a small kernel.
+extern "C" {
+float expf(float) noexcept, logf(float) noexcept, powf(float, float) noexcept, sqrtf(float) noexcept;
+float fminf(float, float) noexcept, fmaxf(float, float) noexcept;
+}
 
 // The same bits as a number of another type.
 template <class To, class From>
@@ -60,7 +65,7 @@ T __ldg(const T* address) { return *address; }
 // To the 10 bits of TF32's mantissa: to nearest, of two as near away from 0. NaN and infinity stay.
 inline unsigned to_tf32(float x) {
     const unsigned bits = __float_as_uint(x);
-    return std::isfinite(x) ? (bits + 0x1000) & ~0x1FFFu : bits & ~0x1FFFu | (x == x ? 0 : 0x400000);
+    return __builtin_isfinite(x) ? (bits + 0x1000) & ~0x1FFFu : bits & ~0x1FFFu | (x == x ? 0 : 0x400000);
 }
 
 // Two words of bfloat16, the upper halves of numbers rounded to nearest, of two as near to the even one.

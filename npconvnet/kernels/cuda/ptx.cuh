@@ -206,47 +206,33 @@ __device__ inline void wgmma_wait(float (&... sums)[SIZES]) {
     "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3]), "+f"(sum[i + 4]), "+f"(sum[i + 5]),        \
         "+f"(sum[i + 6]), "+f"(sum[i + 7])
 #define SUMS_32(i) SUMS_8(i), SUMS_8(i + 8), SUMS_8(i + 16), SUMS_8(i + 24)
-#define SUMS_64(i) SUMS_32(i), SUMS_32(i + 32)
-#define SUMS_128(i) SUMS_64(i), SUMS_64(i + 64)
-#define NAMES_32                                                                                                   \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                       \
-    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NAMES_64                                                                                                   \
-    NAMES_32 ", "                                                                                                  \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                             \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define NAMES_128                                                                                                  \
-    NAMES_64 ", "                                                                                                  \
-    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                             \
-    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                             \
-    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                 \
-    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-// The operands behind the sums: whether the sums are added to (they are), two signs, and whether a and b lie.
-#define WGMMA(COLUMNS, SUMS, NAMES, A, B, A_LIES, B_LIES)                                                          \
-    asm volatile("{\n.reg .pred add;\nsetp.eq.b32 add, 0, 0;\n"                                                    \
-                 "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32.bf16.bf16 {" NAMES "}, " A ", " B           \
-                 ", add, 1, 1, " A_LIES ", " B_LIES ";\n}"                                                         \
-                 : SUMS                                                                                            \
-                 : "l"(a), "l"(b), "n"(int(A_LYING)), "n"(int(B_LYING)))
 
-// sum (64 x COLUMNS, float32) += a (64 x 16) b (16 x COLUMNS), bfloat16, from the tiles of two descriptors. With
-// w = t / 32, g = t % 32 / 4 and i = t % 4, thread t of the warpgroup holds in sum[4 j] to sum[4 j + 3]:
+// sum (64 x 256, float32) += a (64 x 16) b (16 x 256), bfloat16, from the tiles of two descriptors. With w = t / 32,
+// g = t % 32 / 4 and i = t % 4, thread t of the warpgroup holds in sum[4 j] to sum[4 j + 3]:
 // (16 w + g, 8 j + 2 i) (16 w + g, 8 j + 2 i + 1) (16 w + g + 8, 8 j + 2 i) (16 w + g + 8, 8 j + 2 i + 1).
-template <int COLUMNS, bool A_LYING, bool B_LYING>
-__device__ inline void wgmma_m64k16(float (&sum)[COLUMNS / 2], unsigned long long a, unsigned long long b) {
-    static_assert(COLUMNS == 64 || COLUMNS == 128 || COLUMNS == 256);
-    if constexpr (COLUMNS == 64) WGMMA(64, SUMS_32(0), NAMES_32, "%32", "%33", "%34", "%35");
-    if constexpr (COLUMNS == 128) WGMMA(128, SUMS_64(0), NAMES_64, "%64", "%65", "%66", "%67");
-    if constexpr (COLUMNS == 256) WGMMA(256, SUMS_128(0), NAMES_128, "%128", "%129", "%130", "%131");
+template <bool A_LYING, bool B_LYING>
+__device__ inline void wgmma_m64n256k16(float (&sum)[128], unsigned long long a, unsigned long long b) {
+    // Behind the tiles: whether the sums are added to (they are), two signs, and whether a and b lie.
+    asm volatile(
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.eq.b32 add, 0, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+        "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+        "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+        "}, %128, %129, add, 1, 1, %130, %131;\n"
+        "}"
+        : SUMS_32(0), SUMS_32(32), SUMS_32(64), SUMS_32(96)
+        : "l"(a), "l"(b), "n"(int(A_LYING)), "n"(int(B_LYING)));
 }
 
 #undef SUMS_8
 #undef SUMS_32
-#undef SUMS_64
-#undef SUMS_128
-#undef NAMES_32
-#undef NAMES_64
-#undef NAMES_128
-#undef WGMMA
 
 #endif

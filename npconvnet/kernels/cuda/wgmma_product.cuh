@@ -112,9 +112,9 @@ __device__ void multiply_stages(Sums& sums, int steps) {
         for (int i = 0; i < DEPTH / 16; i++) {
             const auto a = slice<A_LYING>(a_tile(step) + my_half_of_a, i), b = slice<B_LYING>(b_tile(step), i);
             if constexpr (TURNED)
-                wgmma_m64k16<256, B_LYING, A_LYING>(sums, b, a);
+                wgmma_m64n256k16<B_LYING, A_LYING>(sums, b, a);
             else
-                wgmma_m64k16<256, A_LYING, B_LYING>(sums, a, b);
+                wgmma_m64n256k16<A_LYING, B_LYING>(sums, a, b);
         }
         wgmma_commit();
         wgmma_wait<1>();

@@ -10,7 +10,8 @@
 namespace cuda_on_cpu {
 namespace {
 
-constexpr int WARPS = 4, WARP_ROWS = 16, ROWS = WARPS * WARP_ROWS, DEPTH = 16;
+constexpr int WARPS = 4, WARP_ROWS = 16, ROWS = WARPS * WARP_ROWS, COLUMNS = 256, DEPTH = 16;
+constexpr int REGISTERS = WARP_ROWS * COLUMNS / warpSize;  // of a thread, for sums
 constexpr int CHUNK = 8, TILE_ROW = 64;  // numbers of 16 bits
 constexpr int CHUNK_BYTES = 16, TILE_ROW_BYTES = 128;
 constexpr unsigned AWAY = 0xFFBFFFFF;  // what registers hold instead of sums: a NaN that is another after any use
@@ -18,8 +19,7 @@ constexpr unsigned AWAY = 0xFFBFFFFF;  // what registers hold instead of sums: a
 // What a warp adds up, a row of all columns after the other, while it is away from the registers of the warp.
 struct Sums {
     float* registers[warpSize];
-    int columns;
-    std::vector<float> values;
+    float values[WARP_ROWS][COLUMNS];
     std::size_t last;  // the number of the last product that is added to them
 };
 
@@ -112,14 +112,14 @@ void read_factor(unsigned long long descriptor, bool lies, int rows, float* x, i
 
 // In order of k, each product and each sum rounded to float32.
 void make(const Product& product) {
-    static float a[ROWS][DEPTH], b[DEPTH][256];
+    static float a[ROWS][DEPTH], b[DEPTH][COLUMNS];
     const Factors& factors = product.factors;
     read_factor(factors.a, factors.a_lies, ROWS, a[0], DEPTH, 1);
-    read_factor(factors.b, factors.b_lies, factors.columns, b[0], 1, 256);
+    read_factor(factors.b, factors.b_lies, COLUMNS, b[0], 1, COLUMNS);
     constexpr int PART = 64;  // columns whose sums the CPU keeps in its own registers
     for (int row = 0; row < ROWS; row++)
-        for (int part = 0; part < factors.columns; part += PART) {
-            float* const values = &product.sums[row / WARP_ROWS]->values[row % WARP_ROWS * factors.columns + part];
+        for (int part = 0; part < COLUMNS; part += PART) {
+            float* const values = &product.sums[row / WARP_ROWS]->values[row % WARP_ROWS][part];
             float sum[PART];
             std::memcpy(sum, values, sizeof sum);
             for (int k = 0; k < DEPTH; k++)
@@ -130,36 +130,32 @@ void make(const Product& product) {
 
 // ---- Sums
 
-// Where in its rows of a warp register `r` of a lane is.
-int place_of(int lane, int r, int columns) {
-    return (lane / 4 + r / 2 % 2 * 8) * columns + r / 4 * 8 + lane % 4 * 2 + r % 2;
+// That of register `r` of a lane.
+float& value(Sums& sums, int lane, int r) {
+    return sums.values[lane / 4 + r / 2 % 2 * 8][r / 4 * 8 + lane % 4 * 2 + r % 2];
 }
 
 // Those that begin with a lane's `registers`; they are taken away from there, if they are not away.
-Sums& sums_away(Warp& warp, float* const* registers, int columns) {
+Sums& sums_away(Warp& warp, float* const* registers) {
     for (Sums& sums : warp.sums)
-        if (std::equal(registers, registers + warpSize, sums.registers)) {
-            if (sums.columns != columns) fail("wgmma: the same sums have %d columns, then %d", sums.columns, columns);
-            return sums;
-        }
+        if (std::equal(registers, registers + warpSize, sums.registers)) return sums;
     Sums& sums = warp.sums.emplace_back();
     std::copy_n(registers, warpSize, sums.registers);
-    sums.columns = columns, sums.values.resize(WARP_ROWS * columns);
     for (int lane = 0; lane < warpSize; lane++)
-        for (int r = 0; r < columns / 2; r++) {
-            sums.values[place_of(lane, r, columns)] = registers[lane][r];
+        for (int r = 0; r < REGISTERS; r++) {
+            value(sums, lane, r) = registers[lane][r];
             std::memcpy(&registers[lane][r], &AWAY, sizeof AWAY);
         }
     return sums;
 }
 
-void bring_back(const Sums& sums) {
+void bring_back(Sums& sums) {
     for (int lane = 0; lane < warpSize; lane++)
-        for (int r = 0; r < sums.columns / 2; r++) {
+        for (int r = 0; r < REGISTERS; r++) {
             unsigned bits;
             std::memcpy(&bits, &sums.registers[lane][r], sizeof bits);
             if (bits != AWAY) fail("sums of wgmma are overwritten before wgmma_wait");
-            sums.registers[lane][r] = sums.values[place_of(lane, r, sums.columns)];
+            sums.registers[lane][r] = value(sums, lane, r);
         }
 }
 
@@ -171,7 +167,7 @@ struct Begun {
 };
 
 bool are_equal(const Factors& x, const Factors& y) {
-    return x.a == y.a && x.b == y.b && x.columns == y.columns && x.a_lies == y.a_lies && x.b_lies == y.b_lies;
+    return x.a == y.a && x.b == y.b && x.a_lies == y.a_lies && x.b_lies == y.b_lies;
 }
 
 void run_begin(void** operands, unsigned lanes) {
@@ -191,7 +187,7 @@ void run_begin(void** operands, unsigned lanes) {
     if (number == warpgroup.products.size()) warpgroup.products.push_back({factors, {}, 0});
     Product& product = warpgroup.products[number];
     if (!are_equal(factors, product.factors)) fail("wgmma: warps of a warpgroup bring different descriptors");
-    Sums& sums = sums_away(warp, registers, factors.columns);
+    Sums& sums = sums_away(warp, registers);
     sums.last = warp.begun - 1;
     product.sums[thread / warpSize % WARPS] = &sums, product.warps++;
 }
@@ -228,7 +224,7 @@ bool all_are_made(Warpgroup& warpgroup, const Warp& warp) {
 }
 
 void end_wait(Warp& warp, int first_thread) {
-    warp.sums.remove_if([&](const Sums& sums) {
+    warp.sums.remove_if([&](Sums& sums) {
         if (sums.last >= warp.awaited) return false;
         bring_back(sums);
         return true;

@@ -9,7 +9,6 @@ namespace cuda_on_cpu {
 
 struct Factors {
     unsigned long long a, b;  // descriptors
-    int columns;
     bool a_lies, b_lies;
 };
 
@@ -30,10 +29,9 @@ inline unsigned long long descriptor(const void* tile, int leading_bytes, int st
            sixteenths(cuda_on_cpu::tile_address("descriptor", tile, 16));
 }
 
-template <int COLUMNS, bool A_LYING, bool B_LYING>
-void wgmma_m64k16(float (&sum)[COLUMNS / 2], unsigned long long a, unsigned long long b, CUDA_ON_CPU_HERE) {
-    static_assert(COLUMNS == 64 || COLUMNS == 128 || COLUMNS == 256);
-    cuda_on_cpu::begin_product(sum, {a, b, COLUMNS, A_LYING, B_LYING}, file, line);
+template <bool A_LYING, bool B_LYING>
+void wgmma_m64n256k16(float (&sum)[128], unsigned long long a, unsigned long long b, CUDA_ON_CPU_HERE) {
+    cuda_on_cpu::begin_product(sum, {a, b, A_LYING, B_LYING}, file, line);
 }
 
 inline void wgmma_commit(CUDA_ON_CPU_HERE) {

@@ -150,17 +150,17 @@ def test_a_kernel_that_does_not_is_found(compiler, tmp_path, body, message):
 
 def test_sums_of_wgmma_that_are_used_too_early_are_found(compiler, tmp_path):
     body = """
-        float sum[32] = {};
+        float sum[128] = {};
         wgmma_fence(sum);
         for (int i = 0; i < steps; i++) {
             wgmma_fence();
             USE
-            wgmma_m64k16<64, false, false>(sum, a + i, a);
+            wgmma_m64n256k16<false, false>(sum, a + i, a);
             wgmma_commit();
             wgmma_wait<1>();
         }
         wgmma_wait<0>(sum);
-        for (int i = 0; i < 32; i++) x[threadIdx.x * 32 + i] = sum[i];
+        for (int i = 0; i < 128; i++) x[threadIdx.x * 128 + i] = sum[i];
     """
     header = (FOLDER / "ptx.cuh").read_text()
     code = f'{header}\nextern "C" __global__ void k(float* x, unsigned long long a, int steps) {{ {body} }}'

@@ -9,7 +9,6 @@ import pytest
 
 from npconvnet.kernels.cuda import tensor_map
 from npconvnet.kernels.cuda.tensor_map import im2col, tiled
-from tests.cuda_on_cpu.driver import driver as emulated_driver
 
 POINTER, INT, UINT32 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32
 UINT64S, UINT32S, INTS = (ctypes.POINTER(number) for number in (ctypes.c_uint64, UINT32, INT))
@@ -20,7 +19,7 @@ IM2COL = ctypes.CFUNCTYPE(INT, *BEGIN, INTS, INTS, UINT32, UINT32, *END)
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def asked(cupy, monkeypatch):
     """What the driver has been asked for, as a list of calls. It accepts what it is asked for."""
     calls: list[Any] = []
 
@@ -103,12 +102,10 @@ def test_a_driver_that_is_too_old(cupy, monkeypatch):
 
 
 @pytest.fixture
-def real(xp, monkeypatch):
-    """cupy, and the driver that belongs to it."""
+def real(xp):
+    """cupy, with the driver that belongs to it."""
     if int(xp.cuda.Device().compute_capability) < 90:
         pytest.skip("this GPU has no tensor maps")
-    if hasattr(xp, "FUNCTIONS"):  # the stand-in
-        monkeypatch.setattr(tensor_map, "driver", emulated_driver)
     return xp
 
 

@@ -7,13 +7,16 @@ the kernels themselves.
 import runpy
 import sys
 
+import pytest
+
 from npconvnet import kernels
 from tests import stand_in_cupy, stand_in_nccl
 
 
 def pretend(count: int, emulated: bool = False) -> None:
     """From now on CuPy is the stand-in, and finds `count` GPUs."""
-    sys.modules |= {"cupy": stand_in_cupy, "cupy.cuda.nccl": stand_in_nccl}
+    stand_in_cupy.take_the_place_of_cupy(pytest.MonkeyPatch())
+    sys.modules["cupy.cuda.nccl"] = stand_in_nccl
     stand_in_cupy.runtime.getDeviceCount = lambda: count
     if not emulated:
         kernels._cuda_twin = lambda definition: definition  # type: ignore[assignment]
