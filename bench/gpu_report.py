@@ -1,9 +1,9 @@
 """Puts what bench/gpu_report.sh has measured into one report: FOLDER/<device>.md and FOLDER/<device>.json.
 
-    python bench/gpu_report.py FOLDER
+    python bench/gpu_report.py PARTS FOLDER
 
-It reads FOLDER/parts.tsv, which names each part's output, how it ended, and the seconds that it took and had. It ends
-with status 1 where no benchmark could measure anything.
+It reads PARTS/parts.tsv, which names each part's output there, how it ended, and the seconds that it took and had. It
+ends with status 1 where no benchmark could measure anything.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Part:
 
 
 def read_parts(folder: Path) -> list[Part]:
-    """The parts in the order in which they ran. Raises InputError where bench/gpu_report.sh has not run."""
+    """The parts in the order in which they ran. Raises InputError where there are none."""
     try:
         lines = (folder / "parts.tsv").read_text().splitlines()
     except OSError:
-        raise InputError(f"{folder} has no parts.tsv; run: bash bench/gpu_report.sh {folder}") from None
+        raise InputError(f"{folder} has no parts.tsv; run: bash bench/gpu_report.sh FOLDER") from None
     rows = [line.split("\t") for line in lines]
     return [Part(file, status, int(seconds), int(limit)) for file, status, seconds, limit in rows]
 
@@ -139,14 +139,15 @@ def _written(folder: Path, report: dict[str, Any]) -> Iterator[Path]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("measured", metavar="PARTS", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-def main(folder: Path) -> None:
+def main(measured: Path, folder: Path) -> None:
     """Put what bench/gpu_report.sh has measured into one report."""
-    parts = read_parts(folder)
+    parts = read_parts(measured)
     report: dict[str, Any] = {
-        "versions": software(_device(folder)),
-        "parts": [asdict(part) | {"ending": part.ending(_text(folder / part.file))} for part in parts],
-        "results": {part.file: result(folder, part) for part in parts if part.status != "skipped"},
+        "versions": software(_device(measured)),
+        "parts": [asdict(part) | {"ending": part.ending(_text(measured / part.file))} for part in parts],
+        "results": {part.file: result(measured, part) for part in parts if part.status != "skipped"},
     }
     *_, markdown = _written(folder, report)
     click.echo(markdown.read_text(encoding="utf-8"))

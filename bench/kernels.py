@@ -2,9 +2,12 @@
 
     python bench/kernels.py --device gpu --batch-size 256
     python bench/kernels.py --device gpu --batch-size 256 --precision tf32 --no-lrn
+    python bench/kernels.py --device gpu --batch-size 256 --products
 
-Products of bfloat16 are timed by mma.sync and, where the GPU has it, by wgmma; what a training step takes is the one of
-them that BY_WGMMA in npconvnet/kernels/cuda/conv2d_tensor_core.py says, and the last lines say what belongs there.
+Products of bfloat16 can be computed by mma.sync or, where the GPU has it, by wgmma. A training step takes the one that
+BY_WGMMA in npconvnet/kernels/cuda/conv2d_tensor_core.py says, and this one is timed. With --products these kernels
+alone are timed, by both, and the last lines say what belongs into BY_WGMMA. That is a run of its own, as what goes
+wrong in wgmma may end the process.
 
 Each kernel runs first on random numbers that PyTorch computes with too, in float32; one whose result lies farther off
 than TOLERANCE is named wrong, and not timed. What it has to compute and to move at least, and the kernels themselves,
@@ -731,7 +734,7 @@ def _compared(by_layer: Mapping[str, Mapping[str, Any]]) -> tuple[str, bool]:
 @click.option("--model", type=click.Choice(["paper", "tiny"]), default="paper", help="Whose layers.")
 @click.option("--lrn/--no-lrn", default=True, help="Local response normalisation (model paper only).")
 @click.option("--precision", type=click.Choice(list(TOLERANCE)), default="bfloat16", help="What to compute in.")
-@click.option("--wgmma/--no-wgmma", default=True, help="Multiply by wgmma, too, where the GPU has it.")
+@click.option("--products", is_flag=True, help="Only fprop, dgrad and wgrad, by wgmma, too, where the GPU has it.")
 @click.option("--layer", help="Only the kernels of this layer, such as conv2.")
 @click.option("--repetitions", type=click.IntRange(1), default=20, help="Timed launches of each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
@@ -741,7 +744,7 @@ def main(
     model: str,
     lrn: bool,
     precision: str,
-    wgmma: bool,
+    products: bool,
     layer: str | None,
     repetitions: int,
     as_json: bool,
@@ -756,11 +759,12 @@ def main(
     torch.backends.cudnn.benchmark = True
     network = MODELS[model](**({} if lrn else {"lrn": False}))
     items = [item for item in work(network, batch_size, precision) if layer in (None, item.layer)]
+    items = [item for item in items if item.kernel in PRODUCTS] if products else items
     if not items:
         raise InputError(f"--layer {layer}: there is none; there are {', '.join(run.name for run in runs(network))}")
     rates = matrix_rate(torch, precision), copy_rate()
     bench = Bench(torch, network, batch_size, precision)
-    both = wgmma and precision == "bfloat16" and runs_on(module_of("gpu"))
+    both = products and precision == "bfloat16" and runs_on(module_of("gpu"))
     rows = [*measure(bench, tqdm(items, "kernels", leave=False), precision, rates, repetitions, both)]
     report = {
         "model": model,

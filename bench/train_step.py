@@ -4,8 +4,8 @@
     python bench/train_step.py --device cpu --batch-size 64 --model paper --against torch --inference
     python bench/train_step.py --device gpu --batch-size 256,512,1024 --model paper --against torch
 
-On a GPU npconvnet computes beside PyTorch in both of its precisions, and by wgmma where the GPU has it. --no-lrn makes
-a run of its own.
+On a GPU npconvnet computes beside PyTorch in both of its precisions. Where the GPU has wgmma, a run without PyTorch
+compares npconvnet in bfloat16 as it trains and with every product by wgmma. --no-lrn makes a run of its own.
 
 With --inference a step is the forward alone, from the images to the class scores, which keeps nothing for a backward.
 
@@ -292,7 +292,6 @@ def results_on_cpu(workloads: Iterable[Workload], against_torch: bool, repetitio
     default="default",
     help="How long PyTorch may compile for a GPU: seconds, or minutes.",
 )
-@click.option("--wgmma/--no-wgmma", default=True, help="On a GPU that has wgmma, multiply by it, too.")
 @click.option("--inference", is_flag=True, help="Time the class scores alone, instead of a training step.")
 @click.option("--repetitions", type=click.IntRange(1), default=7, help="Timed turns of each: a step, or ten on a GPU.")
 @threads_option
@@ -305,7 +304,6 @@ def main(
     precisions: list[Precision | Literal["auto"]] | None,
     against: str,
     compile_mode: str,
-    wgmma: bool,
     inference: bool,
     repetitions: int,
     threads: int | None,
@@ -326,7 +324,7 @@ def main(
     if device == "gpu":
         from bench import train_step_on_gpu
 
-        found = train_step_on_gpu.results(workloads, list(resolved), wgmma, against_torch, compile_mode, repetitions)
+        found = train_step_on_gpu.results(workloads, list(resolved), against_torch, compile_mode, repetitions)
         text = train_step_on_gpu.as_text
     else:
         found, text = {"results": results_on_cpu(workloads, against_torch, repetitions)}, as_text

@@ -1,15 +1,17 @@
 """What bench/train_step.py runs on a GPU: npconvnet's captured step, and the best that PyTorch can do.
 
 npconvnet, in each precision that is asked for, augments uint8 pictures on the GPU, and does all else that
-train_imagenet.py does with a batch that is there; the whole step is one CUDA graph (in float32 there is none). In
-bfloat16, on a GPU that has wgmma, it runs a second time with every product by wgmma for which there is a kernel.
-PyTorch is given float32 images that are augmented already. Its peers are, in bfloat16 (autocast) and in TF32, both in
+train_imagenet.py does with a batch that is there; the whole step is one CUDA graph (in float32 there is none). PyTorch
+is given float32 images that are augmented already. Its peers are, in bfloat16 (autocast) and in TF32, both in
 channels_last and with the fused SGD:
 
     eager              launch by launch
     compiled           forward, loss and backward by torch.compile
     graphed            eager, the whole step captured once by torch.cuda.graph, its learning rate with it
     compiled, graphed  compiled, captured in the same way; most likely PyTorch's best
+
+Without PyTorch, on a GPU that has wgmma, npconvnet in bfloat16 has a second competitor: itself, with every product by
+wgmma for which there is a kernel. PyTorch's would fail with it, as a fault on the GPU ends all work of a process there.
 
 A turn of one is followed by a turn of the next. None waits for its losses. A competitor that fails, out of memory or
 for any other reason, is named with the reason, and the others go on.
@@ -221,13 +223,11 @@ def _graphed(torch: Any, step: Callable[[], Any]) -> Callable[[], Any]:
 def results(
     workloads: Iterable[Workload],
     precisions: Sequence[Precision],
-    wgmma: bool,
     against_torch: bool,
     mode: str,
     repetitions: int,
 ) -> dict[str, Any]:
-    """What came of each workload, as parts of the report; with `wgmma`, also by it if the GPU has it."""
-    wgmma = wgmma and runs_on(module_of("gpu"))
+    """What came of each workload, as parts of the report."""
     torch = import_module("torch") if against_torch else None
     rates: dict[str, float] = {
         precision: matrix_rate(torch, precision)
@@ -238,27 +238,28 @@ def results(
         "matrix_rates": rates,
         "versions_of_gpu": gpu_versions(),
         "results": [
-            measure(workload, competitors(workload, precisions, wgmma, against_torch, mode), torch, rates, repetitions)
+            measure(workload, competitors(workload, precisions, against_torch, mode), torch, rates, repetitions)
             for workload in workloads
         ],
     }
 
 
 def competitors(
-    workload: Workload, precisions: Sequence[Precision], wgmma: bool, against_torch: bool, mode: str
+    workload: Workload, precisions: Sequence[Precision], against_torch: bool, mode: str
 ) -> dict[str, Callable[[], GPUCompetitor]]:
-    """What makes each of them, by the name that the table gives it; with `wgmma`, by it too."""
-    ours = {f"{NPCONVNET} {own}": partial(npconvnet_competitor, workload, own) for own in precisions}
-    if wgmma and "bfloat16" in precisions:
-        ours[WGMMA] = partial(wgmma_competitor, workload)
-    if not against_torch:
-        return dict(ours)
-    theirs = {
-        f"{TORCH} {precision} {way}": partial(torch_competitor, workload, precision, way, mode)
-        for way in WAYS
-        for precision in TORCH_PRECISIONS
+    """What makes each of them, by the name that the table gives it."""
+    makers: dict[str, Callable[[], GPUCompetitor]] = {
+        f"{NPCONVNET} {own}": partial(npconvnet_competitor, workload, own) for own in precisions
     }
-    return {**ours, **theirs}
+    if against_torch:
+        makers |= {
+            f"{TORCH} {precision} {way}": partial(torch_competitor, workload, precision, way, mode)
+            for way in WAYS
+            for precision in TORCH_PRECISIONS
+        }
+    elif "bfloat16" in precisions and runs_on(module_of("gpu")):
+        makers[WGMMA] = partial(wgmma_competitor, workload)
+    return makers
 
 
 def measure(
@@ -362,19 +363,25 @@ def as_text(report: dict[str, Any]) -> str:
     """The report as aligned tables."""
     lrn = "" if report["lrn"] else " without LRN"
     step = "class scores" if report["inference"] else "training step"
-    rates, versions = report["matrix_rates"], report["versions"] | report["versions_of_gpu"]
+    versions = report["versions"] | report["versions_of_gpu"]
     return "\n".join(
         [
             f"{step} of {report['model']}{lrn} on the gpu, medians of {report['repetitions']} turns of {STEPS} steps",
             as_line(versions),
-            f"torch.compile in mode {report['compile_mode']}; rates measured by large products: "
-            + ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in rates.items()),
-            "npconvnet's step begins with uint8 pictures and augments them, PyTorch's with float32 ones; "
-            "PyTorch's graphed steps keep one learning rate for ever",
+            *(_about_peers(report) if report["matrix_rates"] else ()),
             "",
             f"{'batch':>5}  {'':<36}  {'ms/batch':>9}  {'images/s':>9}  {'of peak':>7}  {'peak MiB':>9}",
             *(line for result in report["results"] for line in _lines(result)),
         ]
+    )
+
+
+def _about_peers(report: Mapping[str, Any]) -> Iterator[str]:
+    rates = (f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in report["matrix_rates"].items())
+    yield f"torch.compile in mode {report['compile_mode']}; rates measured by large products: {', '.join(rates)}"
+    yield (
+        "npconvnet's step begins with uint8 pictures and augments them, PyTorch's with float32 ones; "
+        "PyTorch's graphed steps keep one learning rate for ever"
     )
 
 
