@@ -1,8 +1,9 @@
-"""Layers in the place of several, so that a GPU moves less through its memory; the sums are done by its tensor cores.
+"""Layers in the place of several, so that less is moved through memory; on a GPU tensor cores do the sums.
 
 `fuse` looks in a network's table for these runs of layers, each of which alone reads the one before it:
 
-    Conv2d [ReLU [LRN] [MaxPool2d]]        Linear [ReLU]
+    Conv2d [ReLU [LRN] [MaxPool2d]]        Linear [ReLU]                   "tf32", "bfloat16"
+    Conv2d [ReLU [MaxPool2d]]              Linear [ReLU]                   "float32", on a CPU as well
 
 A sum is done sooner than its numbers have come and gone. Around conv1 of the paper's network, the layers one by one
 pass through memory 18 times with all 54×54×64 numbers of an image, 4 bytes each. Here the convolution adds the bias and
@@ -28,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet import kernels
-from npconvnet.backend import Array, Precision
+from npconvnet.backend import Array, Precision, array_module, is_on_gpu
+from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.kernels.cuda.conv2d_tensor_core import (
     conv2d_backward_filters,
     conv2d_backward_input,
@@ -77,12 +79,17 @@ FLOAT32, WORDS = np.dtype(np.float32), np.dtype(np.uint16)
 _ON_TENSOR_CORES = ((Conv2d, ReLU, LRN, MaxPool2d), (Conv2d, ReLU, MaxPool2d), (Linear, ReLU))
 #: What one layer can take the place of: each of these, and whatever it begins with.
 RUNS: Mapping[Precision, Sequence[tuple[type[Layer], ...]]] = {
-    "float32": ((Conv2d, ReLU), (Linear, ReLU)),
+    "float32": ((Conv2d, ReLU, MaxPool2d), (Linear, ReLU)),
     "tf32": _ON_TENSOR_CORES,
     "bfloat16": _ON_TENSOR_CORES,
 }
 #: Pixels of the largest window of a pooling in a run: a convolution that pools has all of them in one of its tiles.
 LARGEST_POOL = 64
+#: An activation of so few channels is an image.
+FEW_CHANNELS = 4
+#: Images that a convolution takes at a time, at least, which the cache is to hold until they are pooled. With a single
+#: one the sums might be done otherwise.
+AT_ONCE = 2
 
 
 def fuse(nodes: Sequence[Node], shapes: Mapping[str, Shape], precision: Precision) -> tuple[Node, ...]:
@@ -122,6 +129,8 @@ def _in_one(run: Sequence[Node], shapes: Mapping[str, Shape], precision: Precisi
     """The layer that computes what those of a run do, one after another."""
     first, *rest = layers = [node.layer for node in run]
     if precision == "float32":
+        if isinstance(first, Conv2d) and isinstance(layers[-1], MaxPool2d):
+            return PooledConv2d(first, layers[-1])
         return first.with_relu() if isinstance(first, Affine) and rest else first
     dtype = WORDS if precision == "bfloat16" else FLOAT32
     y_dtype = FLOAT32 if gives_scores else dtype
@@ -144,6 +153,72 @@ def converted(x: Array, dtype: npt.DTypeLike) -> Array:
     if x.dtype == dtype:
         return x
     return kernels.to_bfloat16(x) if dtype == WORDS else kernels.from_bfloat16(x)
+
+
+class PooledConv2d(Layer):
+    """Convolution, bias, ReLU and max pooling in float32 or float64, bit for bit what they give one after another.
+
+    The pooled y takes the place of the ReLU's. A switch points to a pixel that has the pooled value, so the sign of
+    that value is all that the gradient asks of the ReLU; every other pixel gets no derivative, and does not matter. So
+    what the sign of the input forbids is left out before un-pooling, of an array that is as much smaller as the pool
+    makes it. The sign of the reconstruction is that of the sum where windows overlap, and decides behind un-pooling.
+
+    Where no backward follows, bias and ReLU come behind the pool: as neither changes the order of two numbers, they
+    make of the largest what is the largest afterwards.
+
+    Behind the image, where activations are largest and filters least, it takes a few images at a time: what lies
+    between the convolution and the pool is in the cache then, and in the memory of the images before.
+    """
+
+    def __init__(self, conv: Conv2d, pool: MaxPool2d) -> None:
+        super().__init__()
+        self.conv, self.pool, self.parameters = conv, pool, conv.parameters
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """(P, Q, K) of the pool."""
+        return self.pool.output_shape(self.conv.output_shape(*x_shapes))
+
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
+        """Saves x, the pooled y and the switches."""
+        (x,), conv = xs, self.conv.with_relu()
+        pooled = [kernels.max_pool2d_forward(conv.infer(x[part]), *self.pool.placement) for part in self._parts(x)]
+        y, switches = (_join(parts) for parts in zip(*pooled, strict=True))
+        return y, (x, y, switches)
+
+    def infer(self, *xs: Array) -> Array:
+        """With bias and ReLU behind the pool."""
+        (x,), (weight, bias) = xs, (self.parameters["weight"], self.parameters["bias"])
+        sums = (kernels.conv2d_forward(x[part], weight, *self.conv.placement) for part in self._parts(x))
+        return kernels.bias_relu_forward(_join([self.pool.infer(each) for each in sums]), bias)
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dx, and the gradients of the convolution: these are sums over all images, and so take all at a time."""
+        x, y, switches = saved
+        dx_alone = options.input_gradient and not options.parameter_gradients
+        parts = self._parts(x) if dx_alone else [slice(None)]
+        sent_back = []
+        for part in parts:
+            d_sum = self._to_sum(dy[part], y[part], switches[part], x[part], options.relu_rule)
+            sent_back.append(self.conv.backward(d_sum, (x[part], None), options))
+        return sent_back[0] if len(parts) == 1 else (_join([dx for dx, _ in sent_back]), {})
+
+    def _to_sum(self, dy: Array, y: Array, switches: Array, x: Array, rule: ReLURule) -> Array:
+        """The derivative of what the convolution gave, of `dy`, that of the pooled `y`."""
+        if rule != "deconvnet":
+            dy = kernels.relu_backward(dy, y, "gradient")
+        shape = len(x), *self.conv.output_shape(x.shape[1:])
+        d_sum = kernels.max_pool2d_backward(dy, switches, shape, *self.pool.placement)
+        return d_sum if rule == "gradient" else kernels.relu_backward(d_sum, d_sum, "deconvnet")
+
+    def _parts(self, x: Array) -> list[slice]:
+        few = self.parameters["weight"].shape[3] <= FEW_CHANNELS and not is_on_gpu(x)
+        count = max(1, len(x) // AT_ONCE) if few else 1
+        return [slice(len(x) * n // count, len(x) * (n + 1) // count) for n in range(count)]
+
+
+def _join(parts: Sequence[Array]) -> Array:
+    joined: Array = parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)
+    return joined
 
 
 class Saved(NamedTuple):

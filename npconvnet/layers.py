@@ -159,6 +159,8 @@ class Conv2d(Affine):
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dx by dgrad, the filters by wgrad."""
         (x, y), weight = saved, self.parameters["weight"]
+        if not options.parameter_gradients and self.groups == 1:
+            dy, y, weight = kernels.with_signal(dy, y, weight)
         dy = self._begin_backward(dy, y, options)
         dx = dw = None
         if options.input_gradient and options.parameter_gradients:

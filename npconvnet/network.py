@@ -222,10 +222,11 @@ class Network:
     def fused(self, precision: Precision = "float32") -> Network:
         """The same network, on the same parameters, with one layer in place of several; see fused_layers.py.
 
-        In "float32" every ReLU is inside the layer that it alone reads, if it can be: that gives the same scores and
-        gradients, bit for bit, sooner. The other precisions are for a network on a GPU whose tensor cores know them:
-        activations are words of bfloat16 in "bfloat16", float32 in "tf32"; images, scores, parameters and gradients are
-        float32. Those activations that are left go by the names of the layers with the parameters.
+        In "float32" every ReLU is inside the layer that it alone reads, if it can be, and so is a max pool that alone
+        reads the ReLU of a convolution: that gives the same scores and gradients, bit for bit, sooner. The other
+        precisions are for a network on a GPU whose tensor cores know them: activations are words of bfloat16 in
+        "bfloat16", float32 in "tf32"; images, scores, parameters and gradients are float32. Those activations that are
+        left go by the names of the layers with the parameters.
 
         What is fused for tensor cores already is given back as it is. `copies` are made here of the weights: whoever
         changes the weights changes them too, or fuses the network again. Raises ValueError for tensor cores where the

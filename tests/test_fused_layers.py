@@ -10,7 +10,7 @@ import pytest
 
 from npconvnet.backend import Precision, to_device, to_host, why_no_gpu
 from npconvnet.forward_pass import ForwardPass, class_scores, joint
-from npconvnet.fused_layers import FirstConv2d, Widened
+from npconvnet.fused_layers import FirstConv2d, PooledConv2d, Widened
 from npconvnet.kernels.cpu.bfloat16 import from_bfloat16, to_bfloat16
 from npconvnet.kernels.cuda.space_to_depth import image_cells, images_of_cells
 from npconvnet.layers import (
@@ -198,7 +198,8 @@ def definition(network, precision):
 
     def in_precision(node):
         if precision == "tf32":
-            return Rounded(node.layer, of_x=rounded_to_tf32) if isinstance(node.layer, Affine) else node.layer
+            multiplies = isinstance(node.layer, Affine | PooledConv2d)
+            return Rounded(node.layer, of_x=rounded_to_tf32) if multiplies else node.layer
         is_word = node.name not in (exact.last, *read_by_pools)
         return Rounded(node.layer, of_y=rounded) if is_word else node.layer
 
@@ -233,6 +234,24 @@ def test_like_the_layers_one_by_one(name, precision, rng):
         errors = {name: error(own_gradients[name], gradient) for name, gradient in gradients.items()}
         errors["image"] = error(own_dx, dx)
         assert max(errors.values()) < TOLERANCE[precision], errors
+
+
+@pytest.mark.parametrize("name", ["paper without LRN", "squeezenet"])
+def test_float32_like_the_layers_one_by_one(name, rng):
+    """Pools are inside convolutions there, too."""
+    network, x = drawn(NETWORKS[name], rng), images(rng, 3)
+    scores, trace = network.forward(x)
+    d_scores = rng.standard_normal(scores.shape, np.float32)
+    expected = {rule: network.backward(trace, d_scores, relu_rule=rule) for rule in RULES}
+
+    fused = network.to("gpu").fused()
+    assert "pool1" not in fused.shapes
+    own_scores, own_trace = fused.forward(to_device(x, "gpu"))
+    assert max(error(own_scores, scores), error(fused.scores(to_device(x, "gpu")), scores)) < 1e-5
+    for rule, (dx, gradients) in expected.items():
+        own_dx, own_gradients = fused.backward(own_trace, to_device(d_scores, "gpu"), relu_rule=rule)
+        errors = {name: error(own_gradients[name], gradient) for name, gradient in gradients.items()}
+        assert max(error(own_dx, dx), *errors.values()) < 1e-5, errors
 
 
 # -- what is fused ---------------------------------------------------------------------------------------------------

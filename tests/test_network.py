@@ -484,6 +484,79 @@ def test_fused_has_no_relus_left_and_changes_nothing_in_the_network(network):
     assert all(value is network.parameters[name] for name, value in fused.parameters.items())
 
 
+def pooled(window: int, padding: int, groups: int = 1) -> Network:
+    """Convolutions with a pool behind each, the second one of no image."""
+    return table(
+        [
+            ("conv1", Conv2d(3, 6, 3, stride=2, groups=3 if groups > 1 else 1)),
+            ("relu1", ReLU()),
+            ("pool1", MaxPool2d(window, stride=2, padding=padding, rounding="ceil")),
+            ("conv2", Conv2d(6, 8, 3, padding=1, groups=groups)),
+            ("relu2", ReLU()),
+            ("pool2", MaxPool2d(window, stride=window, padding=padding)),
+        ],
+        size=19,
+    )
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize(("window", "padding", "groups"), [(3, 0, 1), (3, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_pool_inside_gives_the_same_bits(rng, images, window, padding, groups, kind):
+    """Of whole numbers, of which many are equal and many windows hold nothing above zero."""
+    network = pooled(window, padding, groups).astype(kind)
+    for parameter in network.parameters.values():
+        parameter[...] = rng.integers(-3, 3, parameter.shape)
+    fused = network.fused()
+    assert [node.name for node in fused.nodes] == ["conv1", "conv2"]
+    x = rng.integers(-2, 3, (images, 19, 19, 3)).astype(kind)
+    scores, trace = network.forward(x)
+    fused_scores, fused_trace = fused.forward(x)
+    for own in (fused_scores, fused.scores(x)):
+        np.testing.assert_array_equal(own, scores)
+    dy = rng.integers(-9, 9, scores.shape).astype(kind)
+    for rule in RULES:
+        for of_x, of_w in ((True, True), (True, False), (False, True)):
+            dx, gradients = network.backward(trace, dy, relu_rule=rule, input_gradient=of_x, parameter_gradients=of_w)
+            fused_dx, fused_gradients = fused.backward(
+                fused_trace, dy, relu_rule=rule, input_gradient=of_x, parameter_gradients=of_w
+            )
+            np.testing.assert_array_equal(fused_dx, dx)
+            assert_same_bits(fused_gradients, gradients)
+
+
+def test_a_pool_inside_keeps_nothing_of_the_size_of_the_convolution(rng):
+    network = pooled(3, 0)
+    _, trace = network.fused().forward(rng.standard_normal((4, 19, 19, 3), np.float32))
+    x, y, switches = trace.saved["conv1"]
+    assert (x.shape, y.shape, switches.shape) == ((4, 19, 19, 3), (4, 4, 4, 6), (4, 4, 4, 6))
+
+
+def test_an_image_comes_a_few_at_a_time(rng, monkeypatch):
+    """Unless the gradients of the filters are wanted, which are sums over all of them."""
+    seen: list[int] = []
+
+    def counted(kernel):
+        def run(x, *args):
+            seen.append(len(x))
+            return kernel(x, *args)
+
+        return run
+
+    for name in ("max_pool2d_forward", "max_pool2d", "max_pool2d_backward"):
+        monkeypatch.setattr(kernels, name, counted(getattr(kernels, name)))
+    fused, x = pooled(3, 0).fused(), rng.standard_normal((5, 19, 19, 3), np.float32)
+    y, trace = fused.forward(x)
+    fused.scores(x)
+    fused.backward(trace, y, parameter_gradients=False)
+    fused.backward(trace, y)
+    forward, scores, back, back_with_filters = [2, 3, 5], [2, 3, 5], [5, 2, 3], [5, 5]
+    assert seen == [*forward, *scores, *back, *back_with_filters]
+    dy = np.ones((5, 4, 4, 6), np.float32)
+    nothing = fused.backward(trace, dy, start="conv1", input_gradient=False, parameter_gradients=False)
+    assert nothing == (None, {})
+
+
 def test_a_relu_behind_a_relu_that_others_read_stays(rng):
     """Where both read the same convolution, the rules would be applied once instead of twice on one of the ways."""
     network = table(

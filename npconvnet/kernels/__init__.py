@@ -35,6 +35,7 @@ from npconvnet.kernels.cpu import augment as _augment
 from npconvnet.kernels.cpu import dropout as _dropout
 from npconvnet.kernels.cpu import max_pool2d as _max_pool2d
 from npconvnet.kernels.cpu import softmax_cross_entropy as _softmax_cross_entropy
+from npconvnet.kernels.cpu import with_signal as _with_signal
 from npconvnet.kernels.views import Views as Views
 
 P = ParamSpec("P")
@@ -66,6 +67,7 @@ conv2d_forward = by_device(conv2d.conv2d_forward, conv2d_by_shape.conv2d_forward
 conv2d_backward_input = by_device(conv2d.conv2d_backward_input, conv2d_by_shape.conv2d_backward_input)
 conv2d_backward_filters = by_device(conv2d.conv2d_backward_filters, conv2d_by_shape.conv2d_backward_filters)
 conv2d_backward = by_device(conv2d.conv2d_backward, conv2d_by_shape.conv2d_backward)
+with_signal = by_device(_with_signal.with_signal)
 bias_forward = by_device(bias.bias_forward)
 bias_backward = by_device(bias.bias_backward)
 bias_relu_forward = by_device(bias_relu.bias_relu_forward)

@@ -50,6 +50,7 @@ CALLS: dict[str, Callable[[Draw], tuple[list[Any], dict[str, Any]]]] = {
     "conv2d_backward_input": lambda draw: ([draw(*Y), draw(6, 3, 2, 2), X], CONV),
     "conv2d_backward_filters": lambda draw: ([draw(*Y), draw(*X), (6, 3, 2, 2)], CONV),
     "conv2d_backward": lambda draw: ([draw(*Y), draw(*X), draw(6, 3, 2, 2)], CONV),
+    "with_signal": lambda draw: ([draw(*Y), draw(*Y), draw(6, 3, 2, 2)], {}),
     "bias_forward": lambda draw: ([draw(*X), draw(4)], {}),
     "bias_backward": lambda draw: ([draw(*X)], {}),
     "bias_relu_forward": lambda draw: ([draw(*X), draw(4)], {}),

@@ -66,9 +66,9 @@ def global_average_pool2d_forward(x: Array) -> Array:
 
 
 def global_average_pool2d_backward(dy: Array, x_shape: tuple[int, ...]) -> Array:
-    """dx (N, H, W, C) of `dy` (N, C): the same share for every pixel."""
+    """dx (N, H, W, C) of `dy` (N, C): the same share for every pixel, which is there once; read-only."""
     _, h, w, _ = x_shape
-    dx: Array = array_module(dy).broadcast_to((dy / (h * w))[:, None, None, :], x_shape).copy()
+    dx: Array = array_module(dy).broadcast_to((dy / (h * w))[:, None, None, :], x_shape)
     return dx
 
 

@@ -2,8 +2,8 @@
 
 The functions are those of conv2d.py, under the same names. Where something is faster than the definition's im2col:
 
-- a 1×1 convolution is the matrix product of a fully connected layer at every pixel;
-- images of few channels get their gradient plane by plane;
+- a 1×1 convolution is the matrix product of a fully connected layer at every pixel, in pieces;
+- images of few channels are taken one by one, in longer runs of numbers;
 - other sums are done by Winograd's algorithm, after space to depth where there is a stride, in the tiles that cost
   least and if they cost less than the definition.
 
@@ -19,7 +19,8 @@ import numpy as np
 
 from npconvnet.backend import Array
 from npconvnet.kernels.cpu import conv2d, linear
-from npconvnet.kernels.cpu.conv2d_by_planes import planes_backward_input
+from npconvnet.kernels.cpu.conv2d_of_few_channels import few_channels_backward_input, few_channels_forward
+from npconvnet.kernels.cpu.product import product
 from npconvnet.kernels.cpu.space_to_depth import (
     filter_cells,
     filter_cells_shape,
@@ -41,9 +42,7 @@ from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_window
 MOVE = 16
 #: By how much the many small products of Winograd's algorithm are slower than a large one: measured.
 SMALL_PRODUCTS = 1.5
-#: With fewer channels it costs more to look for filters without a signal than it may save: measured.
-LOOK = 128
-#: So few are added up faster plane by plane: measured.
+#: So few are faster image by image, if not by Winograd's algorithm: measured.
 FEW_CHANNELS = 4
 #: Images of a batch, among which the cost of transforming the filters is shared: about so many.
 IMAGES = 8
@@ -54,12 +53,14 @@ def conv2d_forward(
 ) -> Array:
     """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups): fprop."""
     if _is_linear(w.shape, stride, padding, groups):
-        return linear.linear_forward(_pixels(x), _matrix(w)).reshape(*x.shape[:3], len(w))
+        return product(_pixels(x), _matrix(w).T).reshape(*x.shape[:3], len(w))
     tile = _tile(x, w, x.shape, w.shape, stride, padding, groups, rounding)
+    windows = place_windows(_size(x.shape), _size(w.shape), stride, padding, rounding)
     if tile is None:
+        if groups == 1 and w.shape[3] <= FEW_CHANNELS:
+            return few_channels_forward(x, w, stride, windows)
         return conv2d.conv2d_forward(x, w, stride, padding, groups, rounding)
     if stride > 1:
-        windows = place_windows(_size(x.shape), _size(w.shape), stride, padding, rounding)
         x, w, padding = image_cells(x, _size(w.shape), stride, windows), filter_cells(w, stride), NO_PADDING
     return winograd_forward(x, w, padding, (tile, tile))
 
@@ -75,12 +76,12 @@ def conv2d_backward_input(
 ) -> Array:
     """dx (N, H, W, C) of `dy` (N, P, Q, K) through the filters `w`: dgrad."""
     if _is_linear(w.shape, stride, padding, groups):
-        return linear.linear_backward_input(*_with_signal(_pixels(dy), _matrix(w))).reshape(x_shape)
+        return product(_pixels(dy), _matrix(w)).reshape(x_shape)
     tile = _tile(dy, w, x_shape, w.shape, stride, padding, groups, rounding)
     windows = place_windows(_size(x_shape), _size(w.shape), stride, padding, rounding)
     if tile is None:
         if groups == 1 and w.shape[3] <= FEW_CHANNELS:
-            return planes_backward_input(dy, w, x_shape, stride, windows)
+            return few_channels_backward_input(dy, w, x_shape, stride, windows)
         return conv2d.conv2d_backward_input(dy, w, x_shape, stride, padding, groups, rounding)
     if stride == 1:
         return winograd_backward_input(dy, w, x_shape, padding, (tile, tile))
@@ -144,17 +145,6 @@ def _pixels(x: Array) -> Array:
 
 def _matrix(w: Array) -> Array:
     return w.reshape(len(w), -1)  # (K, C)
-
-
-def _with_signal(dy: Array, w: Array) -> tuple[Array, Array]:
-    """`dy` (N·H·W, K) and `w` (K, C) without the filters that nothing comes back to, where they are the most.
-
-    That is so behind a class score, which starts from one filter of its last convolution.
-    """
-    if w.shape[1] < LOOK:
-        return dy, w
-    lit = np.asarray(dy.any(axis=0))
-    return (dy[:, lit], w[lit]) if 2 * lit.sum() < len(lit) else (dy, w)
 
 
 def _tile(

@@ -29,12 +29,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from npconvnet.backend import Array, sliding_windows
+from npconvnet.kernels.cpu.product import product
 from npconvnet.kernels.cpu.windows import pad_images
 from npconvnet.kernels.shapes import Padding
 
@@ -126,7 +126,7 @@ class _Tiles:
         padded = _scratch("pixels", (len(dx), down + over[0] - 1, m_h, across + over[1] - 1, m_w, c), dv.dtype)
         padded.fill(0)
         cells = padded.transpose(2, 4, 0, 1, 3, 5)
-        for i, j in product(range(over[0]), range(over[1])):
+        for i, j in np.ndindex(over):
             part = tiles[i * m_h : (i + 1) * m_h, j * m_w : (j + 1) * m_w]
             cells[: len(part), : part.shape[1], :, i : i + down, j : j + across] += part
         top, left = self.padding[0], self.padding[2]
@@ -136,11 +136,11 @@ class _Tiles:
     def of_filters(self, w: Array) -> Array:
         """U (n², K, C) of `w` (K, R, S, C)."""
         k, r, s, c = w.shape
-        return (self.g @ w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
+        return product(self.g, w.transpose(1, 2, 0, 3).reshape(r * s, k * c)).reshape(self.points, k, c)
 
     def to_filters(self, du: Array) -> Array:
         """dw (K, R, S, C) of dU (n², K, C)."""
-        dw = (self.g.T @ du.reshape(self.points, -1)).reshape(*self.window, *du.shape[1:])
+        dw = product(self.g.T, du.reshape(self.points, -1)).reshape(*self.window, *du.shape[1:])
         return np.ascontiguousarray(dw.transpose(2, 0, 1, 3))
 
     def to_outputs(self, m: Array, y: Array) -> None:
@@ -186,13 +186,13 @@ _scratch = _Scratch()
 
 def _product(name: str, a: Array, b: Array) -> Array:
     """a @ b, in scratch memory."""
-    return np.matmul(a, b, out=_scratch(name, (*a.shape[:-1], b.shape[-1]), a.dtype))
+    return product(a, b, _scratch(name, (*a.shape[:-1], b.shape[-1]), a.dtype))
 
 
 def _add_product(total: Array, a: Array, b: Array, is_first: bool) -> None:
     """`total` ← a @ b for the first of several, `total` + a @ b for the others."""
     if is_first:
-        np.matmul(a, b, out=total)
+        product(a, b, total)
     else:
         total += _product("part", a, b)
 
