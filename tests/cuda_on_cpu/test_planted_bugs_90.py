@@ -7,7 +7,7 @@ import pytest
 
 from npconvnet.kernels.cpu.bfloat16 import from_bfloat16, to_bfloat16
 from tests.cuda_on_cpu import emulator
-from tests.cuda_on_cpu.conftest import WARPGROUP_PRODUCT as SOURCE
+from tests.cuda_on_cpu.warpgroup_product import SOURCE, warpgroup_product
 
 #: What is to be replaced by what, and the words for it if it is refused; else the product is wrong.
 BUGS = {
@@ -92,17 +92,17 @@ BUGS = {
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_shows_in_one_order_or_the_other(warpgroup_product, rng, monkeypatch, bug):
+def test_a_planted_bug_shows_in_one_order_or_the_other(cupy, rng, monkeypatch, bug):
     right, wrong, words = BUGS[bug]
     assert SOURCE.count(right) == 1
-    code = SOURCE.replace(right, wrong)
+    source = SOURCE.replace(right, wrong)
     a, b = (to_bfloat16(rng.normal(size=(128, 328)).astype("f4")) for _ in range(2))
     expected = from_bfloat16(a).astype(float) @ from_bfloat16(b).T
     shown = []
     for backwards in False, True:
         monkeypatch.setattr(emulator, "backwards", backwards)
         try:
-            found = warpgroup_product(a, b, b_lies=True, code=code)
+            found = warpgroup_product(cupy, a, b, b_lies=True, source=source)
         except (RuntimeError, ValueError) as error:
             shown.append(True)
             assert words, error

@@ -140,6 +140,7 @@ WRONG = {
     "tma_load(dynamic_shared(), map, full, 0, 0, 0)": "map is for another instruction: it has 2 axes, tiled",
     "tma_load_im2col(dynamic_shared(), map, full, 0, 0, 0, 0, 0, 0)": "map is for another instruction",
     "TensorMap other = {}; tma_load(dynamic_shared(), other, full, 0, 0)": "driver has not made this map",
+    "TensorMap other = {}; tma_prefetch(other)": "driver has not made this map",
     f"{LOAD}; {LOAD}": "another copy is on its way to the same bytes",
     f"{LOAD}": "ends before 1 copies to its shared memory have arrived",
     f"{LOAD}; *full = 0; barrier_wait(full, 0)": "begun no barrier here, or it was overwritten",

@@ -1,9 +1,9 @@
-"""The products of warpgroups against those of NumPy, and what the threads of a warpgroup have to do for them."""
+"""What the threads of a warpgroup have to do for a product.
 
-import numpy as np
+Products themselves are compared with those of NumPy in tests/kernels/cuda/test_conv2d_wgmma.py, on a GPU too.
+"""
+
 import pytest
-
-from npconvnet.kernels.cpu.bfloat16 import from_bfloat16, to_bfloat16
 
 
 def test_a_warpgroup_has_128_threads(run_90):
@@ -35,18 +35,3 @@ def test_what_is_wrong_with_descriptors(run_90, a, message):
     """
     with pytest.raises(RuntimeError, match=message):
         run_90("", body, block=(128,), shared_bytes=32 << 10)
-
-
-def factors(rng, rows, columns, length):
-    return (to_bfloat16(rng.normal(size=(size, length)).astype("f4")) for size in (rows, columns))
-
-
-@pytest.mark.parametrize("a_lies", [False, True])
-@pytest.mark.parametrize("b_lies", [False, True])
-def test_products(warpgroup_product, rng, backwards, a_lies, b_lies):
-    """With columns and lengths that are no multiple of a tile's: the copies bring zeros."""
-    for rows, columns, length in (128, 296, 8), (256, 256, 64), (128, 24, 328):
-        a, b = factors(rng, rows, columns, length)
-        expected = from_bfloat16(a).astype(float) @ from_bfloat16(b).T
-        found = warpgroup_product(a, b, a_lies, b_lies)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)

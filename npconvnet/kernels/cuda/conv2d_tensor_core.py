@@ -32,12 +32,11 @@ from npconvnet.kernels.cuda.convolution_tile import (
     Launch,
     Matrices,
     Tile,
+    division,
     fastest_tile,
     given,
     grid,
     packed,
-    parts_of_sums,
-    rows_of_tiles,
 )
 from npconvnet.kernels.cuda.sum_of_parts import sum_of_parts
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Pooling, Rounding, place_windows
@@ -324,9 +323,8 @@ def _multiply(
 
 def _planned(problem: int, matrices: Matrices, fields: dict[str, int], a: Array, b: Array) -> tuple[int, Launch]:
     """Into how many parts the sums are split, and what launches the kernel."""
-    parts, row_tiles = parts_of_sums(TILES[problem], matrices), rows_of_tiles(TILES[problem], matrices)
-    tile = fastest_tile(array_module(a), row_tiles, matrices, parts)
-    return parts, partial(_launch, problem, tile, row_tiles[tile], matrices, fields, a, b, parts=parts)
+    parts, tile, row_tiles = division(array_module(a), TILES[problem], matrices)
+    return parts, partial(_launch, problem, tile, row_tiles, matrices, fields, a, b, parts=parts)
 
 
 def _launch(

@@ -124,6 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
              Problem problem) {
     using Operands = Gather<PROBLEM>;
     const Block block(problem);
+    if (threadIdx.x == LOADER) tma_prefetch(a), tma_prefetch(b);
     begin_barriers();
     if (threadIdx.x == LOADER) {
         Operands operands(a, b, block);

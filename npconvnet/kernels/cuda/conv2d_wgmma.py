@@ -20,13 +20,11 @@ from npconvnet.kernels.cuda.convolution_tile import (
     Launch,
     Matrices,
     Tile,
-    fastest_tile,
+    division,
     given,
     gpu_at_hand,
     grid,
     packed,
-    parts_of_sums,
-    rows_of_tiles,
 )
 from npconvnet.kernels.cuda.tensor_map import TensorMap
 
@@ -78,8 +76,7 @@ def planned(problem: int, fields: Mapping[str, int], a: Array, b: Array) -> tupl
     `a` and `b` are x and w, dy and w, or dy and x: FPROP, DGRAD or WGRAD, which `suits`.
     """
     xp, matrices = array_module(a), _matrices(problem, fields)
-    parts, row_tiles = parts_of_sums(TILES[problem], matrices), rows_of_tiles(TILES[problem], matrices)
-    tile = fastest_tile(xp, row_tiles, matrices, parts)
+    parts, tile, row_tiles = division(xp, TILES[problem], matrices)
     maps = _maps(problem, fields, tile, a, b)
 
     def launch(
@@ -89,7 +86,7 @@ def planned(problem: int, fields: Mapping[str, int], a: Array, b: Array) -> tupl
         arguments = *maps, given(xp, bias), given(xp, y, np.uint16), given(xp, partial), struct
         constants = _constants(problem, tile)
         run = kernel(xp, SOURCE, "convolve", shared_bytes(tile), architecture=ARCHITECTURES[0], **constants)
-        run(grid(row_tiles[tile], tile, matrices, parts), (THREADS,), arguments)
+        run(grid(row_tiles, tile, matrices, parts), (THREADS,), arguments)
 
     return parts, launch
 

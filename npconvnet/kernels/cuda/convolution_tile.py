@@ -105,7 +105,14 @@ def _time(tile: Tile, row_tiles: int, matrices: Matrices, parts: int, processors
     return -(-blocks // processors) * size * (-(-matrices.steps // parts) + OVERHEAD)
 
 
-def rows_of_tiles(tiles: Sequence[Tile], matrices: Matrices) -> dict[Tile, int]:
+def division(xp: Any, tiles: Sequence[Tile], matrices: Matrices) -> tuple[int, Tile, int]:
+    """Into how many parts the sums are split; of which tile the blocks are, and how many lie below one another."""
+    parts, row_tiles = parts_of_sums(tiles, matrices), _rows_of_tiles(tiles, matrices)
+    tile = fastest_tile(xp, row_tiles, matrices, parts)
+    return parts, tile, row_tiles[tile]
+
+
+def _rows_of_tiles(tiles: Sequence[Tile], matrices: Matrices) -> dict[Tile, int]:
     """How many of each tile lie below one another."""
     return {tile: -(-matrices.rows // tile.rows) for tile in tiles}
 
@@ -117,7 +124,7 @@ def parts_of_sums(tiles: Sequence[Tile], matrices: Matrices) -> int:
     It depends on the sizes alone, so that every GPU adds up in the same order.
     """
     rows, columns, steps, groups = matrices
-    row_tiles = rows_of_tiles(tiles, matrices)
+    row_tiles = _rows_of_tiles(tiles, matrices)
 
     def time(parts: int) -> float:
         written = parts * rows * columns * groups if parts > 1 else 0

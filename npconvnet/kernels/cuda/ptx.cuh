@@ -131,6 +131,11 @@ __device__ inline void barrier_wait(Barrier* barrier, int parity) {
         : "memory");
 }
 
+// Begins to fetch a map, for copies that would wait for it.
+__device__ inline void tma_prefetch(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
 // Begins to copy the box whose first element is {c, row}; what of it is outside the tensor is zeros, and counts as
 // copied. The 16-byte chunks of each 128 bytes change places: bits 4 to 6 of an address are XORed with bits 7 to 9. So
 // `shared` has to be a multiple of 1024.

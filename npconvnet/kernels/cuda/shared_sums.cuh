@@ -3,9 +3,13 @@
 // It overwrites the operands of the sums, from their first byte on.
 #include "ptx.cuh"
 
-// Left open: TILE_ROWS, TILE_COLUMNS. Rows lie 8 floats further apart than they are long: the pairs that half a warp
-// writes at once are in different banks.
-constexpr int PITCH = TILE_COLUMNS + 8;
+// Left open: TILE_ROWS, TILE_COLUMNS. A tile so tall is multiplied turned (wgmma_product.cuh): its threads share pairs
+// that lie below one another, all others pairs of a row.
+constexpr bool TURNED = TILE_ROWS > 4 * TILE_COLUMNS;
+
+// Rows lie further apart than they are long: what threads write at once is in different banks. Of pairs of a row that
+// is what half a warp has, in 4 rows; of the others what a warp has, in every other of 8 rows.
+constexpr int PITCH = TILE_COLUMNS + (TURNED ? 4 : 8);
 constexpr int SHARED_SUMS_BYTES = 4 * PITCH * TILE_ROWS;
 
 __device__ inline float* shared_sums() { return reinterpret_cast<float*>(dynamic_shared()); }

@@ -31,8 +31,7 @@ constexpr int CONSUMERS = 256, LOADER = CONSUMERS, THREADS = CONSUMERS + 128;
 // Registers. A thread has 128 sums. An SM has 65536 registers, and its 384 threads 168 each: 40 beside the sums, which
 // is enough for both roles, so that none has to leave registers to the other (setmaxnreg).
 using Sums = float[128];
-constexpr bool TURNED = TILE_COLUMNS == 64;
-static_assert(TURNED ? TILE_ROWS == 512 : TILE_ROWS == 128 && TILE_COLUMNS == 256);
+static_assert(TURNED ? TILE_ROWS == 512 && TILE_COLUMNS == 64 : TILE_ROWS == 128 && TILE_COLUMNS == 256);
 
 // ---- operands in shared memory --------------------------------------------------------------------------------------
 // A stage holds 64 steps of the reduction, of a and then of b, in panels of 64 rows of 128 bytes. TMA swizzles them, and

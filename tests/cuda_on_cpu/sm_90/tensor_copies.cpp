@@ -28,13 +28,18 @@ struct Copy {
 
 std::vector<Copy> on_their_way;
 
-TensorDescription read(const TensorMap& map, TensorDescription::Kind kind, int rank, const char* file, int line) {
+TensorDescription read(const TensorMap& map, const char* file, int line) {
     if (reinterpret_cast<std::uintptr_t>(&map) % alignof(TensorMap))
         fail("tma_load (%s:%d): a tensor's map is not at a multiple of %zu", file, line, alignof(TensorMap));
     TensorDescription description;
     std::memcpy(&description, &map, sizeof description);
     if (description.mark != TensorDescription::MARK)
         fail("tma_load (%s:%d): the driver has not made this map", file, line);
+    return description;
+}
+
+TensorDescription read(const TensorMap& map, TensorDescription::Kind kind, int rank, const char* file, int line) {
+    const TensorDescription description = read(map, file, line);
     if (description.kind != kind || description.rank != rank)
         fail("tma_load (%s:%d): the map is for another instruction: it has %d axes, %s", file, line, description.rank,
              description.kind == TensorDescription::TILED ? "tiled" : "im2col");
@@ -108,6 +113,10 @@ void require_that_all_have_arrived() {
 }  // namespace cuda_on_cpu
 
 using namespace cuda_on_cpu;
+
+void tma_prefetch(const TensorMap& map, const char* file, int line) {
+    read(map, file, line);
+}
 
 void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int c, int row, const char* file, int line) {
     const TensorDescription tensor = read(map, TensorDescription::TILED, 2, file, line);

@@ -8,6 +8,7 @@ struct alignas(64) TensorMap {
     unsigned long long words[16];
 };
 
+void tma_prefetch(const TensorMap& map, CUDA_ON_CPU_HERE);
 void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int c, int row, CUDA_ON_CPU_HERE);
 void tma_load(void* shared, const TensorMap& map, Barrier* barrier, int c, int i, int j, CUDA_ON_CPU_HERE);
 void tma_load_im2col(void* shared, const TensorMap& map, Barrier* barrier, int c, int w, int h, int n,

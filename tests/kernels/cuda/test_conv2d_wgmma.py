@@ -8,6 +8,8 @@ import pytest
 
 from npconvnet.backend import to_host
 from npconvnet.kernels import Views
+from npconvnet.kernels.cpu import conv2d as definition
+from npconvnet.kernels.cpu import linear
 from npconvnet.kernels.cuda import compile, conv2d_wgmma, convolution_tile
 from npconvnet.kernels.cuda import conv2d_tensor_core as tensor_core
 from npconvnet.kernels.cuda.conv2d_tensor_core import SMALL
@@ -19,12 +21,12 @@ from npconvnet.randomness import Chances, Purpose
 from npconvnet.training.captured_step import CapturedStep
 from npconvnet.training.optimizer import SGD
 from tests.cuda_on_cpu import emulator
+from tests.cuda_on_cpu.warpgroup_product import warpgroup_product
 from tests.kernels.cuda.capturing import replayed
 from tests.kernels.cuda.test_conv2d_tensor_core import (
     BFLOAT16,
     all_three,
     assert_agrees,
-    check,
     draw,
     numbers,
     shapes,
@@ -82,64 +84,112 @@ def only(tile, monkeypatch):
         monkeypatch.setitem(conv2d_wgmma.TILES, problem, (tile,))
 
 
-over_tiles = pytest.mark.parametrize("tile", [WIDE, TALL], ids=["wide", "tall"])
+NAMES, TILE_NAMES = {FPROP: "fprop", DGRAD: "dgrad", WGRAD: "wgrad"}, {WIDE: "wide", TALL: "tall"}
+over_problems = pytest.mark.parametrize("problem", NAMES, ids=NAMES.values())
+over_variants = pytest.mark.parametrize(
+    ("problem", "tile"),
+    [
+        pytest.param(problem, tile, id=f"{NAMES[problem]}-{TILE_NAMES[tile]}")
+        for problem, tiles in conv2d_wgmma.TILES.items()
+        for tile in tiles
+    ],
+)
+
+
+def solve(problem, by, x, w, dy, **where):
+    """One problem alone, by the functions of the module `by`: `definition` and `tensor_core` have the same."""
+    if problem == FPROP:
+        return by.conv2d_forward(x, w, **where)
+    if problem == DGRAD:
+        return by.conv2d_backward_input(dy, w, x.shape, **where)
+    return by.conv2d_backward_filters(dy, x, w.shape, **where)
+
+
+def check(xp, problem, *arrays, **where):
+    result = solve(problem, tensor_core, *(xp.asarray(each) for each in arrays), **where)
+    assert result.dtype == (np.float32 if problem == WGRAD else BFLOAT16)
+    assert_agrees(result, solve(problem, definition, *(numbers(each) for each in arrays), **where))
+
+
+# ---- the instructions alone ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("b_lies", [False, True], ids=["b stands", "b lies"])
+@pytest.mark.parametrize("a_lies", [False, True], ids=["a stands", "a lies"])
+def test_products_of_matrices(xp, rng, a_lies, b_lies):
+    """By a small kernel that has boxes copied, and no columns of pixels: the same descriptors, barriers and products.
+
+    With columns and lengths that are no multiple of a tile's: the copies bring zeros.
+    """
+    for rows, columns, length in (128, 296, 8), (256, 256, 64), (128, 24, 328):
+        a, b = draw(rng, BFLOAT16, (rows, length), (columns, length))
+        assert_agrees(warpgroup_product(xp, a, b, a_lies, b_lies), numbers(a) @ numbers(b).T)
+
 
 # ---- fprop, dgrad and wgrad ------------------------------------------------------------------------------------------
 
 
-@over_tiles
+@over_variants
 @over_geometries
-def test_all_three_are_the_definition(xp, rng, monkeypatch, launched, geometry, tile):
+def test_each_is_the_definition(xp, rng, monkeypatch, launched, geometry, problem, tile):
     only(tile, monkeypatch)
-    check(xp, *draw(rng, BFLOAT16, *shapes(2, geometry, 16, 8)), padding=geometry.padding)
-    assert launched == [FPROP, DGRAD, WGRAD]
+    check(xp, problem, *draw(rng, BFLOAT16, *shapes(2, geometry, 16, 8)), padding=geometry.padding)
+    assert launched == [problem]
 
 
-@over_tiles
+@over_variants
 @pytest.mark.parametrize(("channels", "filters"), [(64, 128), (72, 264), (264, 8), (3, 70), (65, 1)])
-def test_any_number_of_channels_and_filters(xp, rng, monkeypatch, launched, channels, filters, tile):
+def test_any_number_of_channels_and_filters(xp, rng, monkeypatch, launched, channels, filters, problem, tile):
     only(tile, monkeypatch)
     geometry = Geometry((5, 4), (3, 2), padding=(1, 0, 1, 1))
-    check(xp, *draw(rng, BFLOAT16, *shapes(3, geometry, channels, filters)), padding=geometry.padding)
-    assert launched == [FPROP, DGRAD, WGRAD]
+    check(xp, problem, *draw(rng, BFLOAT16, *shapes(3, geometry, channels, filters)), padding=geometry.padding)
+    assert launched == [problem]
 
 
+@pytest.mark.parametrize("problem", [FPROP, DGRAD], ids=["fprop", "dgrad"])
 @pytest.mark.parametrize("channels", [24, 72])
-def test_no_bit_depends_on_the_tile(xp, rng, monkeypatch, channels):
+def test_no_bit_depends_on_the_tile(xp, rng, monkeypatch, channels, problem):
     geometry = Geometry((12, 11), (3, 3), padding=(1, 1, 1, 1))
-    x, w, dy = (xp.asarray(each) for each in draw(rng, BFLOAT16, *shapes(1, geometry, channels, 264)))
-    only(WIDE, monkeypatch)
-    expected = [to_host(result) for result in all_three(x, w, dy, padding=geometry.padding)]
-    only(TALL, monkeypatch)
-    for result, bits in zip(all_three(x, w, dy, padding=geometry.padding), expected, strict=True):
-        np.testing.assert_array_equal(to_host(result), bits)
+    arrays = [xp.asarray(each) for each in draw(rng, BFLOAT16, *shapes(1, geometry, channels, 264))]
+
+    def result(tile):
+        only(tile, monkeypatch)
+        return to_host(solve(problem, tensor_core, *arrays, padding=geometry.padding))
+
+    np.testing.assert_array_equal(result(WIDE), result(TALL))
 
 
-def test_sums_in_parts(xp, rng, launched):
+@over_problems
+def test_sums_in_parts(xp, rng, launched, problem):
+    """The reduction of each is long in one of these."""
     geometry = Geometry((16, 15), (3, 3), 1, (1, 1, 1, 1))
     assert parts_of_sums(conv2d_wgmma.TILES[WGRAD], Matrices(8, 9 * 64, 15)) > 1
-    check(xp, *draw(rng, BFLOAT16, *shapes(4, geometry, 8, 8)), padding=geometry.padding)
+    check(xp, problem, *draw(rng, BFLOAT16, *shapes(4, geometry, 8, 8)), padding=geometry.padding)
     x, w, dy = draw(rng, BFLOAT16, (5, 1600), (7, 1600), (5, 7))
-    check(xp, x.reshape(5, 1, 1, -1), w.reshape(7, 1, 1, -1), dy.reshape(5, 1, 1, -1))
-    check(xp, dy.reshape(5, 1, 1, -1), w.T.reshape(1600, 1, 1, -1), x.reshape(5, 1, 1, -1))
-    assert launched == 3 * [FPROP, DGRAD, WGRAD]
+    check(xp, problem, x.reshape(5, 1, 1, -1), w.reshape(7, 1, 1, -1), dy.reshape(5, 1, 1, -1))
+    check(xp, problem, dy.reshape(5, 1, 1, -1), w.T.reshape(1600, 1, 1, -1), x.reshape(5, 1, 1, -1))
+    assert launched == 3 * [problem]
 
 
-def test_reruns_have_the_same_bits(xp, rng):
-    x, w, dy = (xp.asarray(each) for each in draw(rng, BFLOAT16, (40, 1, 1, 640), (48, 1, 1, 640), (40, 1, 1, 48)))
-    for first, second in zip(all_three(x, w, dy), all_three(x, w, dy), strict=True):
-        np.testing.assert_array_equal(to_host(first), to_host(second))
+@over_problems
+def test_reruns_have_the_same_bits(xp, rng, problem):
+    arrays = [xp.asarray(each) for each in draw(rng, BFLOAT16, (40, 1, 1, 640), (48, 1, 1, 640), (40, 1, 1, 48))]
+    first, second = (to_host(solve(problem, tensor_core, *arrays)) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
+@over_problems
 @pytest.mark.parametrize(("images", "inputs", "outputs"), [(1, 8, 8), (200, 136, 72), (3, 13, 10)])
-def test_linear_layers(xp, rng, launched, images, inputs, outputs):
-    arrays = draw(rng, BFLOAT16, (images, inputs), (outputs, inputs), (images, outputs))
-    doubled_x, doubled_w, doubled_dy = (numbers(each) for each in arrays)
-    x, w, dy = (xp.asarray(each) for each in arrays)
-    assert_agrees(tensor_core.linear_forward(x, w), doubled_x @ doubled_w.T)
-    assert_agrees(tensor_core.linear_backward_input(dy, w), doubled_dy @ doubled_w)
-    assert_agrees(tensor_core.linear_backward_weights(dy, x), doubled_dy.T @ doubled_x)
-    assert launched == [FPROP, DGRAD, WGRAD]
+def test_linear_layers(xp, rng, launched, images, inputs, outputs, problem):
+    x, w, dy = draw(rng, BFLOAT16, (images, inputs), (outputs, inputs), (images, outputs))
+    name, a, b = {
+        FPROP: ("linear_forward", x, w),
+        DGRAD: ("linear_backward_input", dy, w),
+        WGRAD: ("linear_backward_weights", dy, x),
+    }[problem]
+    result = getattr(tensor_core, name)(xp.asarray(a), xp.asarray(b))
+    assert_agrees(result, getattr(linear, name)(numbers(a), numbers(b)))
+    assert launched == [problem]
 
 
 @pytest.mark.parametrize(("filters", "relu"), [(10, True), (72, False), (72, True)])
@@ -205,14 +255,15 @@ def test_nothing_is_multiplied_so_unless_asked(xp, launched, left):
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_arrays_that_begin_anywhere_or_have_strides(xp, rng):
+@over_problems
+def test_arrays_that_begin_anywhere_or_have_strides(xp, rng, problem):
     arrays = draw(rng, BFLOAT16, *shapes(2, Geometry((4, 5), (3, 2)), 8, 8))
-    expected = [to_host(result) for result in all_three(*(xp.asarray(each) for each in arrays))]
+    plain = [xp.asarray(each) for each in arrays]
     shifted = [xp.asarray(np.insert(each, 0, 0))[1:].reshape(each.shape) for each in arrays]
     strided = [xp.asarray(np.repeat(each, 2, axis=1))[:, ::2] for each in arrays]
-    for given in (shifted, strided):
-        for result, bits in zip(all_three(*given), expected, strict=True):
-            np.testing.assert_array_equal(to_host(result), bits)
+    bits, *others = (to_host(solve(problem, tensor_core, *given)) for given in (plain, shifted, strided))
+    for other in others:
+        np.testing.assert_array_equal(other, bits)
 
 
 def test_a_captured_graph(xp, rng):
@@ -245,7 +296,7 @@ def test_captured_training_steps(cupy, launched):
     assert (by_mma[1:] < 0.9 * by_mma[:-1]).all()
 
 
-@over_tiles
+@pytest.mark.parametrize("tile", TILE_NAMES, ids=TILE_NAMES.values())
 def test_a_tile_fits_into_the_shared_memory_of_an_sm_90(tile):
     assert conv2d_wgmma.shared_bytes(tile) <= MOST_SHARED
 
@@ -276,7 +327,7 @@ def test_planted_bugs_are_found(cupy, rng, monkeypatch, problem, right, wrong):
     only(WIDE, monkeypatch)
     geometry = Geometry((9, 16), (3, 3), 1, (1, 1, 1, 1))
     arrays = draw(rng, BFLOAT16, *shapes(1, geometry, 72, 72))
-    with tensor_core.using_wgmma({problem}), pytest.raises((AssertionError, RuntimeError)):
+    with pytest.raises((AssertionError, RuntimeError)):
         for backwards in (False, True):
             monkeypatch.setattr(emulator, "backwards", backwards)
-            check(cupy, *arrays, padding=geometry.padding)
+            check(cupy, problem, *arrays, padding=geometry.padding)

@@ -19,6 +19,7 @@ import pytest
 
 from npconvnet.kernels import cpu, cuda
 from npconvnet.kernels.cuda.compile import OPTIONS, written_out
+from tests.cuda_on_cpu import warpgroup_product
 
 FOLDER = Path(cuda.__file__).parent
 SOURCES, HEADERS = sorted(FOLDER.glob("*.cu")), sorted(FOLDER.glob("*.cuh"))
@@ -146,6 +147,13 @@ def test_a_kernel_that_does_not_is_found(compiler, tmp_path, body, message):
     code = f'extern "C" __global__ void k(int* x) {{ {body} }}'
     with pytest.raises(AssertionError, match=message):
         check(compiler, code, ["-arch=sm_80"], tmp_path)
+
+
+@pytest.mark.parametrize("b_lies", [False, True])
+@pytest.mark.parametrize("a_lies", [False, True])
+def test_a_small_kernel_that_tests_wgmma(compiler, tmp_path, a_lies, b_lies):
+    options = ["-arch=sm_90a", *warpgroup_product.constants(a_lies, b_lies)]
+    check(compiler, warpgroup_product.INSTRUCTIONS + warpgroup_product.SOURCE, options, tmp_path)
 
 
 def test_sums_of_wgmma_that_are_used_too_early_are_found(compiler, tmp_path):
