@@ -33,8 +33,7 @@ class ForwardPass:
     """
 
     def __init__(self, network: Network, x: Array, chances: Chances | None = None) -> None:
-        # In training memory counts: on its way back through a layer with its ReLU, dy is there twice.
-        network = network.fused() if chances is None else network
+        network = network.fused()
         self._network, self._joint, self._pieces = network, joint(network), pieces(x)
 
         def forward(piece: slice) -> tuple[Array, Trace]:
