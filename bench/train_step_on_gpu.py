@@ -221,11 +221,7 @@ def _graphed(torch: Any, step: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def results(
-    workloads: Iterable[Workload],
-    precisions: Sequence[Precision],
-    against_torch: bool,
-    mode: str,
-    repetitions: int,
+    workloads: Iterable[Workload], precisions: Sequence[Precision], against_torch: bool, mode: str, repetitions: int
 ) -> dict[str, Any]:
     """What came of each workload, as parts of the report."""
     torch = import_module("torch") if against_torch else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
@@ -43,6 +44,12 @@ def sliding_windows(x: Array, window: tuple[int, ...], axes: tuple[int, ...]) ->
     """A read-only view with every `window` of `axes` as new last axes (sliding_window_view, on both devices)."""
     view: Array = array_module(x).lib.stride_tricks.sliding_window_view(x, window, axes)
     return view
+
+
+def in_one_array(parts: Sequence[Array], axis: int = 0) -> Array:
+    """The `parts` behind each other on `axis`; a single one as it is."""
+    joined: Array = parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts, axis)
+    return joined
 
 
 def resolve_device(device: Literal["auto", "cpu", "gpu"]) -> Device:

@@ -8,16 +8,15 @@ pieces are joined, because it would read all of its weights again for each. On a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from npconvnet.backend import Array, array_module, is_on_gpu
+from npconvnet.backend import Array, in_one_array, is_on_gpu
 from npconvnet.fused_layers import FusedLinear
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.layers import Gradients, Linear
 from npconvnet.network import INPUT, Network, Trace
-from npconvnet.parallel import in_parallel
+from npconvnet.parallel import even_parts, in_parallel
 from npconvnet.randomness import Chances
 
 #: The most images in a piece.
@@ -42,7 +41,7 @@ class ForwardPass:
 
         parts = in_parallel(forward, self._pieces)
         self._traces = [trace for _, trace in parts]
-        joined = _join([activation for activation, _ in parts])
+        joined = in_one_array([activation for activation, _ in parts])
         self.scores, self._joined_trace = network.forward(joined, chances=chances, start=self._joint)
 
     def backward(
@@ -84,7 +83,8 @@ class ForwardPass:
         dxs = in_parallel(backward, range(len(self._pieces)))
         if ready and len(self._pieces) > 1:
             ready(of_pieces.total)
-        return _join([dx for dx in dxs if dx is not None]) if input_gradient else None, gradients | of_pieces.total
+        dx = in_one_array([dx for dx in dxs if dx is not None]) if input_gradient else None
+        return dx, gradients | of_pieces.total
 
 
 def class_scores(network: Network, x: Array, prepare: Callable[[Array], Array] = lambda x: x) -> Array:
@@ -94,7 +94,7 @@ def class_scores(network: Network, x: Array, prepare: Callable[[Array], Array] =
     """
     network = network.fused()
     at = joint(network)
-    joined = _join(in_pieces(lambda piece: network.activation(prepare(piece), at), x))
+    joined = in_one_array(in_pieces(lambda piece: network.activation(prepare(piece), at), x))
     return network.activation(joined, network.last, start=at)
 
 
@@ -106,8 +106,7 @@ def in_pieces(function: Callable[[Array], R], x: Array) -> list[R]:
 def pieces(x: Array) -> list[slice]:
     """The images `x` (N, ...) in parts of nearly one size; an even number of them, for two cores."""
     count = 1 if is_on_gpu(x) or len(x) < 2 else 2 * -(-len(x) // (2 * PIECE))
-    ends = [len(x) * number // count for number in range(count + 1)]
-    return [slice(start, end) for start, end in pairwise(ends)]
+    return even_parts(len(x), count)
 
 
 def joint(network: Network) -> str:
@@ -140,8 +139,3 @@ class _SumInOrder:
                     else:
                         self.total[name] = gradient
                 self._next += 1
-
-
-def _join(parts: Sequence[Array]) -> Array:
-    joined: Array = parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)
-    return joined

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from npconvnet import kernels
-from npconvnet.backend import Array, Precision, array_module, is_on_gpu
+from npconvnet.backend import Array, Precision, in_one_array, is_on_gpu
+from npconvnet.kernels.cpu.conv2d_by_shape import FEW_CHANNELS
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.kernels.cuda.conv2d_tensor_core import (
     conv2d_backward_filters,
@@ -72,6 +73,7 @@ from npconvnet.layers import (
     ReLU,
     Shape,
 )
+from npconvnet.parallel import even_parts
 from npconvnet.randomness import Chances
 
 FLOAT32, WORDS = np.dtype(np.float32), np.dtype(np.uint16)
@@ -85,8 +87,6 @@ RUNS: Mapping[Precision, Sequence[tuple[type[Layer], ...]]] = {
 }
 #: Pixels of the largest window of a pooling in a run: a convolution that pools has all of them in one of its tiles.
 LARGEST_POOL = 64
-#: An activation of so few channels is an image.
-FEW_CHANNELS = 4
 #: Images that a convolution takes at a time, at least, which the cache is to hold until they are pooled. With a single
 #: one the sums might be done otherwise.
 AT_ONCE = 2
@@ -182,14 +182,14 @@ class PooledConv2d(Layer):
         """Saves x, the pooled y and the switches."""
         (x,), conv = xs, self.conv.with_relu()
         pooled = [kernels.max_pool2d_forward(conv.infer(x[part]), *self.pool.placement) for part in self._parts(x)]
-        y, switches = (_join(parts) for parts in zip(*pooled, strict=True))
+        y, switches = (in_one_array(parts) for parts in zip(*pooled, strict=True))
         return y, (x, y, switches)
 
     def infer(self, *xs: Array) -> Array:
         """With bias and ReLU behind the pool."""
         (x,), (weight, bias) = xs, (self.parameters["weight"], self.parameters["bias"])
         sums = (kernels.conv2d_forward(x[part], weight, *self.conv.placement) for part in self._parts(x))
-        return kernels.bias_relu_forward(_join([self.pool.infer(each) for each in sums]), bias)
+        return kernels.bias_relu_forward(in_one_array([self.pool.infer(each) for each in sums]), bias)
 
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dx, and the gradients of the convolution: these are sums over all images, and so take all at a time."""
@@ -200,7 +200,7 @@ class PooledConv2d(Layer):
         for part in parts:
             d_sum = self._to_sum(dy[part], y[part], switches[part], x[part], options.relu_rule)
             sent_back.append(self.conv.backward(d_sum, (x[part], None), options))
-        return sent_back[0] if len(parts) == 1 else (_join([dx for dx, _ in sent_back]), {})
+        return sent_back[0] if len(parts) == 1 else (in_one_array([dx for dx, _ in sent_back]), {})
 
     def _to_sum(self, dy: Array, y: Array, switches: Array, x: Array, rule: ReLURule) -> Array:
         """The derivative of what the convolution gave, of `dy`, that of the pooled `y`."""
@@ -213,12 +213,7 @@ class PooledConv2d(Layer):
     def _parts(self, x: Array) -> list[slice]:
         few = self.parameters["weight"].shape[3] <= FEW_CHANNELS and not is_on_gpu(x)
         count = max(1, len(x) // AT_ONCE) if few else 1
-        return [slice(len(x) * n // count, len(x) * (n + 1) // count) for n in range(count)]
-
-
-def _join(parts: Sequence[Array]) -> Array:
-    joined: Array = parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts)
-    return joined
+        return even_parts(len(x), count)
 
 
 class Saved(NamedTuple):

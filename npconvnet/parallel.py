@@ -45,6 +45,11 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return [future.result() for future in futures if not future.cancelled()]
 
 
+def even_parts(length: int, count: int) -> list[slice]:
+    """The indices below `length` in `count` parts of nearly one size, in their order."""
+    return [slice(length * number // count, length * (number + 1) // count) for number in range(count)]
+
+
 def threads() -> int:
     """How many parts are computed at once: this process's share of what BLAS was allowed at first, or `use_threads`."""
     with _settings.lock:

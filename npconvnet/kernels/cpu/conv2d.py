@@ -7,7 +7,7 @@ All three overwrite their result. With stride 1 the second is itself a convoluti
 the DeconvNet's (Simonyan et al. 2013, section 4).
 """
 
-from npconvnet.backend import Array, array_module, sliding_windows
+from npconvnet.backend import Array, array_module, in_one_array, sliding_windows
 from npconvnet.kernels.cpu.windows import offsets, pad_images, unpad_images
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, Windows, place_windows
 
@@ -17,13 +17,14 @@ def conv2d_forward(
 ) -> Array:
     """y (N, P, Q, K) of the images `x` (N, H, W, C) and the filters `w` (K, R, S, C / groups): fprop."""
     windows = _place(x.shape, w, stride, padding, rounding)
-    return _join(
+    return in_one_array(
         [
             (im2col(x_group, w.shape[1:3], stride, windows) @ _as_matrix(w_group).T).reshape(
                 len(x), *windows.outputs, len(w_group)
             )
             for x_group, w_group in zip(_split(x, groups, axis=3), _split(w, groups, axis=0), strict=True)
-        ]
+        ],
+        axis=-1,
     )
 
 
@@ -39,11 +40,12 @@ def conv2d_backward_input(
     """dx (N, H, W, C) of `dy` (N, P, Q, K) through the filters `w`: dgrad."""
     windows = _place(x_shape, w, stride, padding, rounding)
     shape = (*x_shape[:3], w.shape[3])
-    return _join(
+    return in_one_array(
         [
             col2im(_rows(dy_group) @ _as_matrix(w_group), shape, w.shape[1:3], stride, windows)
             for dy_group, w_group in zip(_split(dy, groups, axis=3), _split(w, groups, axis=0), strict=True)
-        ]
+        ],
+        axis=-1,
     )
 
 
@@ -58,7 +60,7 @@ def conv2d_backward_filters(
 ) -> Array:
     """dw (K, R, S, C / groups) of `dy` (N, P, Q, K) and the images `x` that the filters saw: wgrad."""
     windows = place_windows(_size(x.shape), _size(w_shape), stride, padding, rounding)
-    return _join(
+    return in_one_array(
         [
             (_rows(dy_group).T @ im2col(x_group, w_shape[1:3], stride, windows)).reshape(-1, *w_shape[1:])
             for dy_group, x_group in zip(_split(dy, groups, axis=3), _split(x, groups, axis=3), strict=True)
@@ -118,8 +120,3 @@ def _rows(dy: Array) -> Array:
 def _split(a: Array, groups: int, axis: int) -> list[Array]:
     parts: list[Array] = array_module(a).split(a, groups, axis)
     return parts
-
-
-def _join(parts: list[Array], axis: int = -1) -> Array:
-    joined: Array = parts[0] if len(parts) == 1 else array_module(parts[0]).concatenate(parts, axis)
-    return joined

@@ -42,7 +42,7 @@ from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_window
 MOVE = 16
 #: By how much the many small products of Winograd's algorithm are slower than a large one: measured.
 SMALL_PRODUCTS = 1.5
-#: So few are faster image by image, if not by Winograd's algorithm: measured.
+#: So few are those of an image. They are faster image by image, if not by Winograd's algorithm: measured.
 FEW_CHANNELS = 4
 #: Images of a batch, among which the cost of transforming the filters is shared: about so many.
 IMAGES = 8

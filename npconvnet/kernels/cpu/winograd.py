@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 
@@ -37,6 +37,7 @@ from npconvnet.backend import Array, sliding_windows
 from npconvnet.kernels.cpu.product import product
 from npconvnet.kernels.cpu.windows import pad_images
 from npconvnet.kernels.shapes import Padding
+from npconvnet.parallel import even_parts
 
 #: The polynomials are evaluated at the first n − 1 of these and at infinity. Both their small powers and their
 #: differences stay near 1, which keeps the rounding small.
@@ -103,11 +104,10 @@ class _Tiles:
         self.padding = top, needed[0] - top - size[0], left, needed[1] - left - size[1]
         self.a, self.g, self.b = _transforms(tile, window, np.dtype(dtype).name)
 
-    def blocks(self, images: int) -> Iterator[slice]:
+    def blocks(self, images: int) -> list[slice]:
         """The images in blocks of nearly one size, of about `TILES_AT_ONCE`."""
         count = min(images, max(1, round(images * self.tiles[0] * self.tiles[1] / TILES_AT_ONCE)))
-        for number in range(count):
-            yield slice(images * number // count, images * (number + 1) // count)
+        return even_parts(images, count)
 
     def of_images(self, x: Array) -> Array:
         """V (n², tiles, C) of `x` (N, H, W, C)."""
