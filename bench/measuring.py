@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import numpy as np
+from threadpoolctl import threadpool_info
 from tqdm import tqdm
 
 from npconvnet.errors import InputError
@@ -43,11 +44,10 @@ def medians_in_turns(competitors: Mapping[str, Callable[[], Any]], repetitions: 
 
 def versions(*packages: str) -> dict[str, Any]:
     """What the numbers depend on, and the versions of `packages`."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "blas": f"{blas['name']} {blas['version']}",
+        "blas": _blas(),
         **{package: version(package) for package in packages},
         "cpu": _cpu_model(),
         "threads": threads(),
@@ -63,6 +63,17 @@ def require_installed(option: str, package: str, command: str) -> None:
     """Raises InputError where the package that `option` asks for is not installed; `command` installs it."""
     if find_spec(package) is None:
         raise InputError(f"{option}: {package} is not installed; run: {command}")
+
+
+def _blas() -> str:
+    """NumPy's BLAS and, where it tells, the kernels that it took for this processor or by OPENBLAS_CORETYPE."""
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    kernels = [
+        f" ({library['architecture']})"
+        for library in threadpool_info()  # SciPy and OpenCV bring their own
+        if library["version"] == blas["version"] and "architecture" in library
+    ]
+    return f"{blas['name']} {blas['version']}{''.join(kernels[:1])}"
 
 
 def _cpu_model() -> str:
