@@ -3,7 +3,8 @@
     python bench/saliency.py --against captum
 
 Both send the top-1 class score back to the same ten preprocessed views, on the same weights, in one process, in turns.
-Captum runs on PyTorch in both of its memory formats, with no gradients of parameters; the faster one counts.
+npconvnet computes that score alone, PyTorch those of all classes. Captum runs on PyTorch in both of its memory formats,
+with no gradients of parameters; the faster one counts.
 
     ratio = images/s of npconvnet ÷ images/s of Captum's best             > 1: npconvnet is faster
 """
@@ -27,7 +28,7 @@ from npconvnet.cli import run
 from npconvnet.data.image import read_image
 from npconvnet.network import Network
 from npconvnet.parallel import use_threads
-from npconvnet.visualization.saliency import image_gradients, saliency_map, score_of
+from npconvnet.visualization.saliency import class_gradients, saliency_map
 from npconvnet.visualization.sub_images import cut
 from npconvnet.weights import bundled_network
 
@@ -43,7 +44,7 @@ Runner = Callable[[], Array]
 
 def npconvnet_runner(network: Network, x: Array, target: int) -> Runner:
     """The maps (N, H, W) by npconvnet."""
-    return lambda: saliency_map(image_gradients(network, x, score_of(target))[0])
+    return lambda: saliency_map(class_gradients(network, x, target)[0])
 
 
 def captum_runner(network: Network, x: Array, target: int, memory_format: str, threads: int | None) -> Runner:

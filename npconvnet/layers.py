@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias
@@ -52,8 +52,11 @@ class Layer(ABC):
     """One step of a network. Layers without parameters inherit an empty `parameters`.
 
     `copies` are those of parameters in bfloat16, where the layer computes with them: who changes the parameters changes
-    them too.
+    them too. `keeps_channels_apart` says that every channel of y, if it has as many as x, is made of that channel of x
+    alone.
     """
+
+    keeps_channels_apart = False
 
     def __init__(self) -> None:
         self.parameters: dict[str, Array] = {}
@@ -70,6 +73,10 @@ class Layer(ABC):
         std = std or (2 / weight[0].size) ** 0.5
         weight[...] = array_module(weight).asarray(rng.standard_normal(weight.shape, np.float32) * np.float32(std))
         bias[...] = 0
+
+    def with_channels(self, channels: Sequence[int]) -> Layer:
+        """The same layer, which gives these of its channels alone."""
+        return Selected(self, channels)
 
     @abstractmethod
     def output_shape(self, *x_shapes: Shape) -> Shape:
@@ -112,6 +119,12 @@ class Affine(Layer):
         layer.relu = True
         return layer
 
+    def with_channels(self, channels: Sequence[int]) -> Layer:
+        """With the filters of these channels alone: copies, unlike all else."""
+        layer = copy(self)
+        layer.parameters = {name: parameter[list(channels)] for name, parameter in self.parameters.items()}
+        return layer
+
     def _end(self, y: Array) -> Array:
         return (kernels.bias_relu_forward if self.relu else kernels.bias_forward)(y, self.parameters["bias"])
 
@@ -141,6 +154,10 @@ class Conv2d(Affine):
             "weight": np.zeros((filters, *self.window, in_channels // groups), np.float32),
             "bias": np.zeros(filters, np.float32),
         }
+
+    def with_channels(self, channels: Sequence[int]) -> Layer:
+        """With the filters of these channels alone, unless the filters come in groups, which have one size."""
+        return super().with_channels(channels) if self.groups == 1 else Selected(self, channels)
 
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(P, Q, K) of (H, W, C)."""
@@ -217,6 +234,8 @@ class Linear(Affine):
 class ReLU(Layer):
     """max(x, 0); the backward follows `options.relu_rule`."""
 
+    keeps_channels_apart = True
+
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """That of x."""
         return x_shapes[0]
@@ -233,6 +252,8 @@ class ReLU(Layer):
 
 class _Pool2d(Layer):
     """What the poolings over windows share: where the windows lie."""
+
+    keeps_channels_apart = True
 
     def __init__(
         self,
@@ -303,6 +324,8 @@ class AveragePool2d(_Pool2d):
 class GlobalAveragePool2d(Layer):
     """The mean over all pixels: (H, W, C) to (C,)."""
 
+    keeps_channels_apart = True
+
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(C,)."""
         return _image(x_shapes)[2:]
@@ -341,6 +364,8 @@ class LRN(Layer):
 
 class Dropout(Layer):
     """Zeroes a share `rate` of the activations while training; does nothing without `chances`."""
+
+    keeps_channels_apart = True
 
     def __init__(self, rate: float = 0.5) -> None:
         super().__init__()
@@ -384,6 +409,8 @@ class Concatenate(Layer):
 class Flatten(Layer):
     """An image as one vector, channel by channel (C, H, W), as other frameworks number it."""
 
+    keeps_channels_apart = True  # of an image of one pixel: of a larger one y has more channels
+
     def output_shape(self, *x_shapes: Shape) -> Shape:
         """(C·H·W,) of (H, W, C)."""
         h, w, c = _image(x_shapes)
@@ -414,6 +441,40 @@ class Add(Layer):
     def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
         """dy for each input."""
         return kernels.add_backward(dy, saved), {}
+
+
+class Selected(Layer):
+    """Another layer, which computes all of its channels, and gives `channels` of them."""
+
+    def __init__(self, layer: Layer, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.layer, self.channels = layer, list(channels)
+        self.parameters, self.copies = layer.parameters, layer.copies
+
+    def output_shape(self, *x_shapes: Shape) -> Shape:
+        """That of the layer, but for the number of channels."""
+        return *self.layer.output_shape(*x_shapes)[:-1], len(self.channels)
+
+    def forward(self, *xs: Array, chances: Chances | None = None) -> tuple[Array, Any]:
+        """Saves what the layer saves, and the shape of its y."""
+        y, saved = self.layer.forward(*xs, chances=chances)
+        return self._select(y), (saved, y.shape)
+
+    def infer(self, *xs: Array) -> Array:
+        """Some channels of what the layer infers."""
+        return self._select(self.layer.infer(*xs))
+
+    def backward(self, dy: Array, saved: Any, options: BackwardOptions = EVERYTHING) -> tuple[Any, Gradients]:
+        """dx of the layer: nothing comes back to its other channels."""
+        own, shape = saved
+        whole = array_module(dy).zeros(shape, dy.dtype)
+        for place, channel in enumerate(self.channels):
+            whole[..., channel] += dy[..., place]  # one may be there twice
+        return self.layer.backward(whole, own, options)
+
+    def _select(self, y: Array) -> Array:
+        selected: Array = array_module(y).ascontiguousarray(y[..., self.channels])
+        return selected
 
 
 def _both_ways(window: int | tuple[int, int]) -> tuple[int, int]:

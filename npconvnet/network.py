@@ -11,9 +11,10 @@ Meanwhile BLAS has one thread, so that the bits do not depend on the number of c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -236,12 +237,48 @@ class Network:
             return self
         if precision != "float32" and self.device == "cpu":
             raise ValueError(f"{precision} is for a network on a GPU, and {self.name} is on the CPU")
-        fused = copy(self)
+        fused = self._with_nodes(fuse(self.nodes, self.shapes, precision))
         fused.precision = precision
-        fused.nodes = fuse(self.nodes, self.shapes, precision)
-        fused.shapes = _shapes(fused.nodes, self.shapes[INPUT])
-        fused._last_readers = _last_readers(fused.nodes)
         return fused
+
+    def for_classes(self, classes: Sequence[int]) -> Network:
+        """The same network for these of its `classes` alone, in this order: its scores are (N, len(classes)).
+
+        The choice is made where the scores are: at the last layer with parameters, if every layer behind it keeps
+        channels apart and is all that reads the one before it. There a convolution or fully connected layer has only
+        the filters of the classes. These are copies, and all other parameters the very arrays of this network: whoever
+        changes the weights asks again. It is for computing, not for saving. Raises ValueError for a class that does not
+        exist.
+        """
+        count = self.shapes[self.last][-1]
+        for index in classes:
+            if not 0 <= index < count:
+                raise ValueError(f"no class {index}: {self.name} has classes 0 to {count - 1}")
+        chosen = self._origin_of_channels()
+        layer = chosen.layer.with_channels(classes)
+        of_classes = self._with_nodes(replace(node, layer=layer) if node is chosen else node for node in self.nodes)
+        of_classes.synsets = tuple(self.synsets[index] for index in classes)
+        return of_classes
+
+    def _with_nodes(self, nodes: Iterable[Node]) -> Network:
+        network = copy(self)
+        network.nodes = tuple(nodes)
+        network.shapes = _shapes(network.nodes, self.shapes[INPUT])
+        network._last_readers = _last_readers(network.nodes)
+        return network
+
+    def _origin_of_channels(self) -> Node:
+        """The first node whose channels are those of the class scores: what lies between keeps them apart."""
+        makers = {node.name: node for node in self.nodes}
+        readers = Counter(name for node in self.nodes for name in node.inputs)
+        node = self.nodes[-1]
+        while node.layer.keeps_channels_apart:
+            (source,) = node.inputs
+            as_many = self.shapes[source][-1] == self.shapes[node.name][-1]
+            if source == INPUT or readers[source] > 1 or not as_many:
+                break
+            node = makers[source]
+        return node
 
     # -- parameters --------------------------------------------------------------------------------------------------
 

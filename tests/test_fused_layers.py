@@ -254,6 +254,26 @@ def test_float32_like_the_layers_one_by_one(name, rng):
         assert max(error(own_dx, dx), *errors.values()) < 1e-5, errors
 
 
+@pytest.mark.parametrize("name", ["paper without LRN", "squeezenet", "skip"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_some_classes_of_what_is_fused(name, precision, rng):
+    """Of what has been fused, to the bit; and of what is fused afterwards."""
+    network, x = drawn(NETWORKS[name], rng).to("gpu"), to_device(images(rng), "gpu")
+    whole = network.fused(precision)
+    scores, trace = whole.forward(x)
+    d_scores = to_device(np.eye(scores.shape[1], dtype=np.float32)[[5, 1]], "gpu")
+    expected, _ = whole.backward(trace, d_scores)
+    assert expected is not None
+    for some, tolerance in [
+        (whole.for_classes([1, 5]), 0),
+        (network.for_classes([1, 5]).fused(precision), TOLERANCE[precision]),
+    ]:
+        own_scores, own_trace = some.forward(x)
+        assert error(own_scores, to_host(scores)[:, [1, 5]]) <= tolerance
+        dx, _ = some.backward(own_trace, to_device(np.eye(2, dtype=np.float32)[::-1], "gpu"))
+        assert error(dx, to_host(expected)) <= tolerance
+
+
 # -- what is fused ---------------------------------------------------------------------------------------------------
 
 

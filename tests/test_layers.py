@@ -23,6 +23,7 @@ from npconvnet.layers import (
     Linear,
     MaxPool2d,
     ReLU,
+    Selected,
     Shape,
 )
 from npconvnet.randomness import Chances, Purpose
@@ -53,6 +54,8 @@ CASES: dict[str, tuple[Callable[[], Layer], list[Shape]]] = {
     "concatenate": (Concatenate, [IMAGE, (7, 6, 1), (7, 6, 2)]),
     "flatten": (Flatten, [IMAGE]),
     "add": (Add, [IMAGE, IMAGE]),
+    "selected": (lambda: Selected(Conv2d(4, 6, 3, groups=2), [3, 0]), [IMAGE]),
+    "selected of several": (lambda: Selected(Concatenate(), [5, 1, 5]), [IMAGE, (7, 6, 2)]),
 }
 
 

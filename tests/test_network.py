@@ -17,10 +17,13 @@ from npconvnet.layers import (
     Concatenate,
     Conv2d,
     Dropout,
+    Flatten,
+    GlobalAveragePool2d,
     Layer,
     Linear,
     MaxPool2d,
     ReLU,
+    Selected,
 )
 from npconvnet.models import MODELS
 from npconvnet.network import INPUT, Network
@@ -589,6 +592,111 @@ def test_a_relu_stays_where_others_read_what_it_reads_or_no_sum_comes_before_it(
         ]
     )
     assert [node.name for node in network.fused().nodes] == [node.name for node in network.nodes]
+
+
+# -- some of the classes ---------------------------------------------------------------------------------------------
+
+#: Ends of networks on 3×3 pixels: the layer where classes are chosen, whether that has their filters alone, the table.
+ENDS: dict[str, tuple[str, bool, list[Any]]] = {
+    "fully connected": ("fc", True, [("fc", Linear(27, 6))]),
+    "as in SqueezeNet": ("conv", True, [("conv", Conv2d(3, 6, 1)), ("relu", ReLU()), ("mean", GlobalAveragePool2d())]),
+    "all that keeps channels apart": (
+        "conv",
+        True,
+        [
+            ("conv", Conv2d(3, 6, 1)),
+            ("relu", ReLU()),
+            ("drop", Dropout()),
+            ("pool1", MaxPool2d(2, stride=1)),
+            ("pool2", AveragePool2d(2, stride=1)),
+            ("flat", Flatten()),
+        ],
+    ),
+    "more pixels than one": ("flat", False, [("conv", Conv2d(3, 2, (3, 1))), ("flat", Flatten())]),
+    "groups": ("conv", False, [("conv", Conv2d(3, 6, 3, groups=3)), ("flat", Flatten())]),
+    "LRN": ("norm", False, [("conv", Conv2d(3, 6, 3)), ("norm", LRN(3, alpha_per_element=0.2)), ("flat", Flatten())]),
+    "Concatenate": (
+        "both",
+        False,
+        [("a", Linear(27, 4)), ("b", Linear(27, 2), (INPUT,)), ("both", Concatenate(), ("a", "b")), ("relu", ReLU())],
+    ),
+    "Add": ("sum", False, [("a", Linear(27, 6)), ("b", Linear(27, 6), (INPUT,)), ("sum", Add(), ("a", "b"))]),
+    "another reader": (
+        "drop",
+        False,
+        [("fc", Linear(27, 6)), ("relu", ReLU()), ("side", Linear(6, 2)), ("drop", Dropout(), ("relu",))],
+    ),
+    "no parameters": ("mean", False, [("mean", GlobalAveragePool2d())]),
+}
+
+
+def ending(end: str, rng: np.random.Generator) -> Network:
+    """A float64 network of `ENDS`, for 3×3 pixels."""
+    network = table(ENDS[end][2], size=3).astype(np.float64)
+    for parameter in network.parameters.values():
+        parameter[...] = rng.standard_normal(parameter.shape)
+    return network
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_classes_are_chosen_as_early_as_their_channels_stay_apart(end, rng):
+    whole = ending(end, rng)
+    some = whole.for_classes([2, 0])
+    where, of_filters, _ = ENDS[end]
+    assert [b.name for a, b in zip(whole.nodes, some.nodes, strict=True) if b.layer is not a.layer] == [where]
+    (chosen,) = (node.layer for node in some.nodes if node.name == where)
+    assert isinstance(chosen, Selected) is not of_filters
+    assert some.shapes[some.last] == (2,)
+    assert [synset.names for synset in some.synsets] == ["class 2", "class 0"]
+    for name, parameter in some.parameters.items():
+        if of_filters and name.startswith(where):
+            np.testing.assert_array_equal(parameter, whole.parameters[name][[2, 0]])
+        else:
+            assert parameter is whole.parameters[name]
+
+
+@pytest.mark.parametrize("form", [lambda network: network, Network.fused], ids=["one by one", "fused"])
+@pytest.mark.parametrize("end", ENDS)
+def test_some_classes_have_the_scores_and_gradients_of_the_whole(end, form, rng):
+    whole, x, classes = ending(end, rng), distinct(rng, (8, 3, 3, 3)), [2, 0]
+    before, shapes = snapshot(whole.parameters), dict(whole.shapes)
+    some = form(form(whole).for_classes(classes))
+    scores, trace = whole.forward(x)
+    own_scores, own_trace = some.forward(x)
+    assert_close(own_scores, scores[:, classes])
+    assert_close(some.scores(x), scores[:, classes])
+    d_own, d_scores = rng.standard_normal((8, 2)), np.zeros_like(scores)
+    d_scores[:, classes] = d_own
+    for rule in RULES:
+        expected, gradients = whole.backward(trace, d_scores, relu_rule=rule)
+        assert expected is not None
+        assert expected.any()
+        dx, own_gradients = some.backward(own_trace, d_own, relu_rule=rule)
+        assert_close(dx, expected)
+        assert own_gradients.keys() == gradients.keys()
+        for name, gradient in own_gradients.items():
+            same = gradient.shape == gradients[name].shape
+            assert_close(gradient, gradients[name] if same else gradients[name][classes])
+    assert (snapshot(whole.parameters), whole.shapes) == (before, shapes)
+
+
+@pytest.mark.parametrize("end", ["as in SqueezeNet", "LRN"])
+def test_a_class_may_be_asked_for_twice(end, rng):
+    whole, x = ending(end, rng), distinct(rng, (2, 3, 3, 3))
+    scores, trace = whole.forward(x)
+    twice, own_trace = whole.for_classes([4, 4]).forward(x)
+    assert_close(twice, scores[:, [4, 4]])
+    expected, _ = whole.backward(trace, np.eye(6)[[4, 4]])
+    assert expected is not None
+    assert expected.any()
+    dx, _ = whole.for_classes([4, 4]).backward(own_trace, np.array([[3.0, -2], [0, 1]]))
+    assert_close(dx, expected)
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_a_class_that_does_not_exist(index, network):
+    with pytest.raises(ValueError, match=f"no class {index}: test has classes 0 to 3"):
+        network.for_classes([0, index])
 
 
 # -- parameters ------------------------------------------------------------------------------------------------------

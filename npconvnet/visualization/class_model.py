@@ -25,7 +25,7 @@ from npconvnet.backend import Array, array_module, to_device, to_host
 from npconvnet.errors import InputError
 from npconvnet.network import Network
 from npconvnet.parallel import in_parallel, one_blas_thread
-from npconvnet.visualization.saliency import Objective, image_gradients, score_of
+from npconvnet.visualization.saliency import Objective, image_gradients, score_alone
 
 #: What is raised: the class score, or the logarithm of the class's softmax probability.
 Goal = Literal["score", "probability"]
@@ -163,14 +163,15 @@ def ascend(network: Network, target: int, recipe: Recipe) -> Iterator[Array]:
     image: Array = to_device(np.zeros((1, crop, crop, 3), np.float32), network.device)
     xp = array_module(image)
     std = to_device(np.asarray(network.preprocessing.std, np.float32), network.device)
-    objective = score_of(target) if recipe.objective == "score" else log_probability_of(target)
+    by_score = recipe.objective == "score"
+    asked, objective = score_alone(network, target) if by_score else (network, log_probability_of(target))
     blur = to_device(blur_matrix(crop, recipe.blur), network.device) if recipe.blur else None
     rng = np.random.default_rng(recipe.seed)
     for iteration in range(recipe.iterations):
         shift = tuple(int(pixels) for pixels in rng.integers(-recipe.jitter, recipe.jitter, 2, endpoint=True))
         with np.errstate(over="ignore", invalid="ignore"):  # an ascent that diverges is reported in one line
             seen = xp.roll(image, shift, (1, 2)) if any(shift) else image
-            gradient = _gradient(network, seen / std, objective) / std
+            gradient = _gradient(asked, seen / std, objective) / std
             gradient = xp.roll(gradient, (-shift[0], -shift[1]), (1, 2)) if any(shift) else gradient
             direction = gradient - 2 * recipe.l2 * image
             if recipe.total_variation:

@@ -40,6 +40,26 @@ def image_gradients(
     return _sent_back(run, objective(run.scores), rule), run.scores
 
 
+def class_gradients(network: Network, x: Array, targets: Targets, rule: ReLURule = "gradient") -> tuple[Array, Array]:
+    """The derivative (N, H, W, 3) of the class score of each image's target with respect to `x`, and these scores (N,).
+
+    As `image_gradients` of `score_of(targets)`, without computing the scores of other classes where the network lets
+    it. Raises ValueError for a class that does not exist.
+    """
+    alone, objective = score_alone(network, targets)
+    gradients, scores = image_gradients(alone, x, objective, rule)
+    return gradients, scores[objective(scores) > 0]
+
+
+def score_alone(network: Network, targets: Targets) -> tuple[Network, Objective]:
+    """The network for the classes that `targets` are, and no others; and on its scores the `score_of(targets)`.
+
+    Raises ValueError for a class that does not exist.
+    """
+    classes, places = np.unique(targets, return_inverse=True)
+    return network.for_classes(classes.tolist()), score_of(places)
+
+
 def score_of(targets: Targets) -> Objective:
     """The class score S_c: its derivative is 1 for the target, 0 for the other classes; one target, or one an image."""
 
@@ -70,9 +90,10 @@ def smooth_grad(network: Network, x: Array, targets: Targets, noise: Array) -> A
     `noise` (samples, N, H, W, 3); the authors draw some 50 samples with a standard deviation of 10% to 20% of the range
     of the input.
     """
+    alone, objective = score_alone(network, targets)
     mean: Array = array_module(x).zeros_like(x)
     for sample in noise:
-        mean += image_gradients(network, x + sample, score_of(targets))[0]
+        mean += image_gradients(alone, x + sample, objective)[0]
     mean /= len(noise)
     return mean
 
@@ -85,12 +106,13 @@ def integrated_gradients(
     The gradient is averaged along the straight line from `baseline` (zero is the mean colour) to `x`, by Gauss and
     Legendre's quadrature with `steps` points, and multiplied by the way gone.
     """
+    alone, objective = score_alone(network, targets)
     points, weights = np.polynomial.legendre.leggauss(steps)
     way = x - baseline
     mean: Array = array_module(x).zeros_like(x)
     for place, weight in zip((points + 1) / 2, weights / 2, strict=True):
         on_the_way = baseline + float(place) * way
-        mean += float(weight) * image_gradients(network, on_the_way, score_of(targets))[0]
+        mean += float(weight) * image_gradients(alone, on_the_way, objective)[0]
     mean *= way
     return mean
 

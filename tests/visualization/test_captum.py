@@ -10,7 +10,14 @@ import pytest
 from npconvnet.data.image import read_image
 from npconvnet.kernels.cpu.relu import ReLURule
 from npconvnet.models import MODELS
-from npconvnet.visualization.saliency import image_gradients, integrated_gradients, saliency_map, score_of, smooth_grad
+from npconvnet.visualization.saliency import (
+    class_gradients,
+    image_gradients,
+    integrated_gradients,
+    saliency_map,
+    score_of,
+    smooth_grad,
+)
 from npconvnet.weights import bundled_network
 from tests.command_line import ASSETS
 from tests.conftest import assert_close, from_nchw, to_nchw
@@ -56,6 +63,7 @@ def test_the_three_rules(rule, case, torch):
     gradients, _ = image_gradients(network, x, score_of(targets), rule)
     assert np.abs(expected).max() > 0
     assert_close(gradients, expected)
+    assert_close(class_gradients(network, x, targets, rule)[0], expected)
     assert_close(saliency_map(gradients), np.abs(expected).max(axis=-1))
 
 

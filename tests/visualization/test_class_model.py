@@ -89,6 +89,25 @@ def test_steps_are_grey_levels_that_shrink_to_none(linear):
     assert [rms((b - a) * std) for a, b in pairwise(images)] == pytest.approx([10, 7.5, 5, 2.5])
 
 
+@pytest.mark.parametrize(("objective", "computed"), [("score", 1), ("probability", 10)])
+def test_a_score_is_raised_without_computing_the_others(tiny, objective, computed, monkeypatch):
+    outputs: list[int] = []
+    original = kernels.linear_forward
+
+    def counting(x, w):
+        outputs.append(len(w))
+        return original(x, w)
+
+    monkeypatch.setattr(kernels, "linear_forward", counting)
+    last(ascend(tiny, 3, Recipe(objective=objective, iterations=2)))
+    assert outputs == 2 * [256, 256, computed]
+
+
+def test_a_class_that_does_not_exist(tiny):
+    with pytest.raises(ValueError, match="no class 10: tiny has classes 0 to 9"):
+        next(ascend(tiny, 10, Recipe()))
+
+
 def test_stays_in_floating_point(linear):
     image = last(ascend(linear, 0, Recipe(step=1000, iterations=5)))
     assert image.dtype == np.float32

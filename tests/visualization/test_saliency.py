@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from npconvnet import kernels
 from npconvnet.backend import to_host
-from npconvnet.layers import Conv2d, GlobalAveragePool2d, Linear, ReLU
+from npconvnet.layers import Add, Concatenate, Conv2d, GlobalAveragePool2d, Linear, ReLU
+from npconvnet.models import MODELS
 from npconvnet.network import Network
 from npconvnet.preprocessing import Preprocessing
 from npconvnet.visualization.saliency import (
+    class_gradients,
     explain,
     explain_classes,
     gradient_times_input,
@@ -18,6 +21,7 @@ from npconvnet.visualization.saliency import (
     smooth_grad,
 )
 from tests.conftest import assert_close, assert_is_gradient, distinct
+from tests.models.test_models import prepared, small
 
 
 @pytest.fixture
@@ -95,6 +99,71 @@ def test_integrated_gradients_add_up_to_the_rise_of_the_score(network, rng):
     np.testing.assert_allclose(attribution.sum(axis=(1, 2, 3)), rise, atol=0.01)  # the path has kinks
 
 
+# -- classes alone ---------------------------------------------------------------------------------------------------
+
+
+def assert_like_the_whole(network, x, targets, rule="gradient"):
+    """Gradients and scores of the targets are those of a network that computes the scores of all classes."""
+    expected, scores = image_gradients(network, x, score_of(targets), rule)
+    found, of_targets = class_gradients(network, x, targets, rule)
+    assert expected.any()
+    assert_close(found, expected)
+    assert_close(of_targets, scores[np.arange(len(x)), targets])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_of_every_architecture_a_class_can_be_asked_for_alone(model, dtype, rng):
+    network, x = prepared(small(model), dtype.name, rng)
+    scores = network.scores(x)
+    best = scores[0].argmax()
+    assert_like_the_whole(network, x, best)
+    assert_like_the_whole(network, x, [best, scores[1].argsort()[-2]])
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
+@pytest.mark.parametrize("targets", [2, [4, 0, 1, 0, 3], [3], np.array([1, 1, 1, 4, 1])], ids=str)
+def test_targets_in_any_order_with_repeats(targets, rule, network, rng):
+    assert_like_the_whole(network, rng.standard_normal((5, 8, 8, 3)), targets, rule)
+
+
+@pytest.mark.parametrize(
+    "end", [("both", Concatenate(), ("left", "right", "left")), ("sum", Add(), ("left", "right"))], ids=["both", "sum"]
+)
+def test_where_classes_cannot_be_computed_apart(end, rng):
+    branches = [("left", Linear(144, 4)), ("right", Linear(144, 4), ("relu",))]
+    rows = [("conv", Conv2d(3, 4, 3)), ("relu", ReLU()), *branches, end]
+    network, x = prepared(Network("test", rows, Preprocessing(resize=10, crop=8)), "float64", rng)
+    assert_like_the_whole(network, x, [3, 1])
+
+
+def test_no_other_class_is_computed(network, rng, monkeypatch):
+    filters: list[int] = []
+    original = kernels.conv2d_forward
+
+    def counting(x, w, *args):
+        filters.append(len(w))
+        return original(x, w, *args)
+
+    monkeypatch.setattr(kernels, "conv2d_forward", counting)
+    x = rng.standard_normal((1, 8, 8, 3))
+    class_gradients(network, x, 2)
+    smooth_grad(network, x, [2], x[None])
+    integrated_gradients(network, x, 2, steps=1)
+    assert filters == 3 * [8, 1]
+    filters.clear()
+    class_gradients(network, np.concatenate([x, x, x]), [2, 4, 2])
+    assert sorted(filters) == [2, 2, 8, 8]  # in two pieces
+
+
+@pytest.mark.parametrize("target", [-1, 5, [0, 5]])
+def test_a_class_that_does_not_exist(target, network, rng):
+    x = rng.standard_normal((2, 8, 8, 3))
+    asked = [lambda: class_gradients(network, x, target), lambda: integrated_gradients(network, x, target)]
+    for ask in [*asked, lambda: smooth_grad(network, x, target, x[None])]:
+        with pytest.raises(ValueError, match=r"no class (-1|5): test has classes 0 to 4"):
+            ask()
+
+
 # -- photos ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +228,9 @@ def test_on_the_gpu_the_numbers_come_back_to_the_host(network, photos, cupy):
     assert_close(found.map, expected.map)
     x = cupy.asarray(expected.inputs)
     noise = cupy.asarray(np.ones((2, *expected.inputs.shape), np.float32))
+    gradients, scores = class_gradients(network, x, expected.target)
+    assert_close(to_host(gradients), expected.gradients)
+    assert_close(to_host(scores), expected.scores[:, expected.target])
     for result in (smooth_grad(network, x, 0, noise), integrated_gradients(network, x, 0, steps=2)):
         assert not isinstance(result, np.ndarray)
         assert to_host(result).shape == expected.inputs.shape
