@@ -14,7 +14,7 @@ FLOORS = [
     ["backend", "synsets"],
     ["kernels.shapes", "kernels.views", "outputs", "parallel"],
     ["processes"],
-    ["kernels.cpu", "kernels.cuda"],
+    ["kernels.compiled", "kernels.cpu", "kernels.cuda"],
     ["kernels"],
     ["layers"],
     ["fused_layers"],

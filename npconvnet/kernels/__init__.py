@@ -1,12 +1,13 @@
 """Every operation under one name: the one place that picks the implementation, by the array it is handed.
 
-NumPy arrays go to `kernels/cpu`: to the definition, or to the fast version where one stands beside it. CuPy arrays go
-to the function of the definition's stem and name in `kernels/cuda` where one is written, and otherwise to the
-definition, which speaks to either array module.
+NumPy arrays go to `kernels/cpu`: to the definition, or to the fast version where one stands beside it; and, if numba is
+installed, to the function of the definition's stem and name in `kernels/compiled` where one is written. CuPy arrays go
+to that in `kernels/cuda` where one is written, and otherwise to the definition, which speaks to either array module.
 """
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -43,24 +44,51 @@ R = TypeVar("R")
 
 
 def by_device(definition: Callable[P, R], fast: Callable[P, R] | None = None) -> Callable[P, R]:
-    """`fast`, or else `definition`, for NumPy arrays; its CUDA twin for CuPy arrays. The first argument decides."""
-    on_cpu = fast or definition
+    """For NumPy arrays the definition's compiled twin, or else `fast`, or else itself; for CuPy arrays its CUDA twin.
+
+    The first argument decides.
+    """
 
     @wraps(definition)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
         on_gpu = is_on_gpu(first if hasattr(first, "shape") else first[0])
-        return (_cuda_twin(definition) if on_gpu else on_cpu)(*args, **kwargs)
+        chosen = _cuda_twin(definition) if on_gpu else _compiled_twin(definition) or fast or definition
+        return chosen(*args, **kwargs)
 
     return run
 
 
 @cache
 def _cuda_twin(definition: Callable[P, R]) -> Callable[P, R]:
-    twin = definition.__module__.replace("kernels.cpu", "kernels.cuda")
-    if importlib.util.find_spec(twin) is None:
-        return definition
-    return getattr(importlib.import_module(twin), definition.__name__, definition)
+    """The definition itself where there is none."""
+    return _twin(definition, "kernels.cuda") or definition
+
+
+@cache
+def _compiled_twin(definition: Callable[P, R]) -> Callable[P, R] | None:
+    """None where there is none, or no numba."""
+    return _twin(definition, "kernels.compiled") if _has_numba() else None
+
+
+def _twin(definition: Callable[P, R], room: str) -> Callable[P, R] | None:
+    module = definition.__module__.replace("kernels.cpu", room)
+    if importlib.util.find_spec(module) is None:
+        return None
+    return getattr(importlib.import_module(module), definition.__name__, None)
+
+
+@cache
+def _has_numba() -> bool:
+    """Whether numba is installed and can be imported; warns once where it is the one and not the other."""
+    if importlib.util.find_spec("numba") is None:
+        return False
+    try:
+        importlib.import_module("numba")
+    except ImportError as error:  # it refuses a NumPy that is newer than itself
+        warnings.warn(f"numba is not used, as it can't be imported: {error}", stacklevel=2)
+        return False
+    return True
 
 
 conv2d_forward = by_device(conv2d.conv2d_forward, conv2d_by_shape.conv2d_forward)

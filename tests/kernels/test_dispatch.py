@@ -1,4 +1,4 @@
-"""Which implementation runs: the definition, or the CUDA kernel of the same stem and name."""
+"""Which implementation runs: the definition, or the compiled loop or CUDA kernel of the same stem and name."""
 
 import importlib
 import importlib.util
@@ -26,6 +26,16 @@ def cuda_stem(monkeypatch):
     kernels._cuda_twin.cache_clear()
     yield plant
     kernels._cuda_twin.cache_clear()
+
+
+@pytest.fixture
+def forget_twins():
+    """Whatever a test says of numba holds for its time."""
+    for found in (kernels._compiled_twin, kernels._has_numba):
+        found.cache_clear()
+    yield
+    for found in (kernels._compiled_twin, kernels._has_numba):
+        found.cache_clear()
 
 
 X = np.array([1.0, -1.0], np.float32)
@@ -70,9 +80,50 @@ def test_a_cuda_kernel_that_does_not_load_is_not_passed_over(cuda_stem, cupy, mo
         kernels.relu_forward(cupy.asarray(X))
 
 
+def pooled():
+    return kernels.max_pool2d_forward(np.array([[1, 2]], np.float32).reshape(1, 1, 2, 1), (1, 2), 1)[0].item()
+
+
+def test_numpy_arrays_go_to_the_compiled_loop_where_numba_is_installed(forget_twins, monkeypatch):
+    pytest.importorskip("numba")
+    assert pooled() == 2
+    compiled = importlib.import_module("npconvnet.kernels.compiled.max_pool2d")
+    kernels._compiled_twin.cache_clear()
+    monkeypatch.setattr(compiled, "max_pool2d_forward", lambda *args: (np.array("what numba said"), None))
+    assert pooled() == "what numba said"
+
+
+def test_without_numba_nobody_asks_for_it(forget_twins, monkeypatch, recwarn):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find_spec(name))
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"{name} was imported"))
+    assert pooled() == 2
+    assert not recwarn.list
+
+
+def test_numba_that_refuses_this_numpy_is_named_once(forget_twins, monkeypatch):
+    def refuse(name):
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, loader=None))
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.warns(UserWarning, match="numba is not used.*needs NumPy 2.3 or less") as warned:
+        assert pooled() == pooled() == 2
+    assert len(warned) == 1
+
+
 def test_the_names_and_the_words_are_those_of_the_definition():
     assert kernels.conv2d_forward.__name__ == "conv2d_forward"
     assert "fprop" in (kernels.conv2d_forward.__doc__ or "")
+
+
+def test_compiled_loops_are_called_as_their_definitions():
+    pytest.importorskip("numba")
+    definitions = [kernel.__wrapped__ for kernel in vars(kernels).values() if hasattr(kernel, "__wrapped__")]
+    twins = {d: twin for d in definitions if (twin := kernels._compiled_twin(d))}
+    assert twins
+    for definition, twin in twins.items():
+        assert inspect.signature(twin, eval_str=True) == inspect.signature(definition, eval_str=True)
 
 
 def test_cuda_kernels_are_called_as_their_definitions():
