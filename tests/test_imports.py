@@ -12,9 +12,10 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["errors", "memory", "randomness"],
     ["backend", "synsets"],
-    ["kernels.shapes", "kernels.views", "outputs", "parallel"],
+    ["kernels.shapes", "kernels.twins", "kernels.views", "outputs", "parallel"],
     ["processes"],
-    ["kernels.compiled", "kernels.cpu", "kernels.cuda"],
+    ["kernels.cpu", "kernels.cuda"],
+    ["kernels.compiled"],
     ["kernels"],
     ["layers"],
     ["fused_layers"],

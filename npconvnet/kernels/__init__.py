@@ -5,14 +5,12 @@ installed, to the function of the definition's stem and name in `kernels/compile
 to that in `kernels/cuda` where one is written, and otherwise to the definition, which speaks to either array module.
 """
 
-import importlib
-import importlib.util
-import warnings
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from npconvnet.backend import is_on_gpu
+from npconvnet.kernels import twins
 from npconvnet.kernels.cpu import (
     add,
     augment_in_parallel,
@@ -53,42 +51,10 @@ def by_device(definition: Callable[P, R], fast: Callable[P, R] | None = None) ->
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
         on_gpu = is_on_gpu(first if hasattr(first, "shape") else first[0])
-        chosen = _cuda_twin(definition) if on_gpu else _compiled_twin(definition) or fast or definition
+        chosen = twins.cuda_twin(definition) if on_gpu else twins.compiled_twin(definition) or fast or definition
         return chosen(*args, **kwargs)
 
     return run
-
-
-@cache
-def _cuda_twin(definition: Callable[P, R]) -> Callable[P, R]:
-    """The definition itself where there is none."""
-    return _twin(definition, "kernels.cuda") or definition
-
-
-@cache
-def _compiled_twin(definition: Callable[P, R]) -> Callable[P, R] | None:
-    """None where there is none, or no numba."""
-    return _twin(definition, "kernels.compiled") if _has_numba() else None
-
-
-def _twin(definition: Callable[P, R], room: str) -> Callable[P, R] | None:
-    module = definition.__module__.replace("kernels.cpu", room)
-    if importlib.util.find_spec(module) is None:
-        return None
-    return getattr(importlib.import_module(module), definition.__name__, None)
-
-
-@cache
-def _has_numba() -> bool:
-    """Whether numba is installed and can be imported; warns once where it is the one and not the other."""
-    if importlib.util.find_spec("numba") is None:
-        return False
-    try:
-        importlib.import_module("numba")
-    except ImportError as error:  # it refuses a NumPy that is newer than itself
-        warnings.warn(f"numba is not used, as it can't be imported: {error}", stacklevel=2)
-        return False
-    return True
 
 
 conv2d_forward = by_device(conv2d.conv2d_forward, conv2d_by_shape.conv2d_forward)

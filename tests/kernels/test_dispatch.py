@@ -11,6 +11,7 @@ import pytest
 
 from npconvnet import kernels
 from npconvnet.backend import to_host
+from npconvnet.kernels import twins
 
 
 @pytest.fixture
@@ -23,18 +24,18 @@ def cuda_stem(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
         return module
 
-    kernels._cuda_twin.cache_clear()
+    twins.cuda_twin.cache_clear()
     yield plant
-    kernels._cuda_twin.cache_clear()
+    twins.cuda_twin.cache_clear()
 
 
 @pytest.fixture
 def forget_twins():
     """Whatever a test says of numba holds for its time."""
-    for found in (kernels._compiled_twin, kernels._has_numba):
+    for found in (twins.compiled_twin, twins._has_numba):
         found.cache_clear()
     yield
-    for found in (kernels._compiled_twin, kernels._has_numba):
+    for found in (twins.compiled_twin, twins._has_numba):
         found.cache_clear()
 
 
@@ -88,7 +89,7 @@ def test_numpy_arrays_go_to_the_compiled_loop_where_numba_is_installed(forget_tw
     pytest.importorskip("numba")
     assert pooled() == 2
     compiled = importlib.import_module("npconvnet.kernels.compiled.max_pool2d")
-    kernels._compiled_twin.cache_clear()
+    twins.compiled_twin.cache_clear()
     monkeypatch.setattr(compiled, "max_pool2d_forward", lambda *args: (np.array("what numba said"), None))
     assert pooled() == "what numba said"
 
@@ -120,15 +121,15 @@ def test_the_names_and_the_words_are_those_of_the_definition():
 def test_compiled_loops_are_called_as_their_definitions():
     pytest.importorskip("numba")
     definitions = [kernel.__wrapped__ for kernel in vars(kernels).values() if hasattr(kernel, "__wrapped__")]
-    twins = {d: twin for d in definitions if (twin := kernels._compiled_twin(d))}
-    assert twins
-    for definition, twin in twins.items():
+    pairs = {d: twin for d in definitions if (twin := twins.compiled_twin(d))}
+    assert pairs
+    for definition, twin in pairs.items():
         assert inspect.signature(twin, eval_str=True) == inspect.signature(definition, eval_str=True)
 
 
 def test_cuda_kernels_are_called_as_their_definitions():
     definitions = [kernel.__wrapped__ for kernel in vars(kernels).values() if hasattr(kernel, "__wrapped__")]
-    twins = {d: twin for d in definitions if (twin := kernels._cuda_twin(d)) is not d}
-    assert twins
-    for definition, twin in twins.items():
+    pairs = {d: twin for d in definitions if (twin := twins.cuda_twin(d)) is not d}
+    assert pairs
+    for definition, twin in pairs.items():
         assert inspect.signature(twin, eval_str=True) == inspect.signature(definition, eval_str=True)

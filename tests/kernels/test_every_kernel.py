@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from npconvnet import kernels
-from npconvnet.kernels import Views
+from npconvnet.kernels import Views, twins
 from npconvnet.randomness import Chances, Purpose
 from tests.conftest import distinct
 
@@ -120,15 +120,13 @@ def assert_identical(actual: Any, expected: Any) -> None:
 
 
 def test_no_kernel_is_forgotten():
-    picked_by_device = {
-        name for name, value in vars(kernels).items() if hasattr(value, "__wrapped__") and name[0] != "_"
-    }
+    picked_by_device = {name for name, value in vars(kernels).items() if hasattr(value, "__wrapped__")}
     assert set(CALLS) == picked_by_device
 
 
 @over_kernels
 def test_cupy_arrays_give_the_same_numbers(name, dtype, cupy, monkeypatch):
-    monkeypatch.setattr(kernels, "_cuda_twin", lambda definition: definition)
+    monkeypatch.setattr(twins, "cuda_twin", lambda definition: definition)
     kernel = getattr(kernels, name)
     args, kwargs = CALLS[name](Draw(dtype))
     gpu_args, gpu_kwargs = each_array(cupy.asarray, (args, kwargs))

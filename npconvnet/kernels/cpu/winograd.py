@@ -25,7 +25,6 @@ largest number, for up to 8 points. A ninth would make that 3e-4.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
@@ -33,9 +32,10 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from npconvnet.backend import Array, sliding_windows
+from npconvnet.backend import Array
 from npconvnet.kernels.cpu.product import product
-from npconvnet.kernels.cpu.windows import pad_images
+from npconvnet.kernels.cpu.scratch import scratch
+from npconvnet.kernels.cpu.tiles import add_tiles, cut_tiles, place_tiles
 from npconvnet.kernels.shapes import Padding
 from npconvnet.parallel import even_parts
 
@@ -99,9 +99,7 @@ class _Tiles:
         self.tiles = -(-self.outputs[0] // tile[0]), -(-self.outputs[1] // tile[1])  # down and across an image
         self.extent = tile[0] + window[0] - 1, tile[1] + window[1] - 1  # n, n
         self.points = self.extent[0] * self.extent[1]
-        # The last tiles may reach beyond the image and its padding: zeros stand there.
-        needed = [count * m + r - 1 for count, m, r in zip(self.tiles, tile, window, strict=True)]
-        self.padding = top, needed[0] - top - size[0], left, needed[1] - left - size[1]
+        self.corner = top, left  # the last tiles may reach beyond the image and its padding: zeros stand there, too
         self.a, self.g, self.b = _transforms(tile, window, np.dtype(dtype).name)
 
     def blocks(self, images: int) -> list[slice]:
@@ -111,27 +109,14 @@ class _Tiles:
 
     def of_images(self, x: Array) -> Array:
         """V (n², tiles, C) of `x` (N, H, W, C)."""
-        padded = pad_images(x, self.padding)
-        seen = sliding_windows(padded, self.extent, axes=(1, 2))[:, :: self.tile[0], :: self.tile[1]]
-        tiles = _scratch("tiles", (*self.extent, len(x), *self.tiles, x.shape[3]), x.dtype)
-        tiles[...] = seen.transpose(4, 5, 0, 1, 2, 3)
+        tiles = scratch("tiles", (*self.extent, len(x), *self.tiles, x.shape[3]), x.dtype)
+        cut_tiles(x, self.corner, self.tile, tiles)
         return _product("v", self.b.T, tiles.reshape(self.points, -1)).reshape(self.points, -1, x.shape[3])
 
     def to_images(self, dv: Array, dx: Array) -> None:
         """Into `dx` (N, H, W, C) from dV (n², tiles, C): what overlapping tiles say of a pixel is added up."""
-        (down, across), (m_h, m_w), c = self.tiles, self.tile, dv.shape[2]
-        tiles = _product("tiles", self.b, dv.reshape(self.points, -1)).reshape(*self.extent, len(dx), down, across, c)
-        # The padded images in cells of m×m pixels. A tile lies over its own cell and some below and behind it.
-        over = -(-self.extent[0] // m_h), -(-self.extent[1] // m_w)
-        padded = _scratch("pixels", (len(dx), down + over[0] - 1, m_h, across + over[1] - 1, m_w, c), dv.dtype)
-        padded.fill(0)
-        cells = padded.transpose(2, 4, 0, 1, 3, 5)
-        for i, j in np.ndindex(over):
-            part = tiles[i * m_h : (i + 1) * m_h, j * m_w : (j + 1) * m_w]
-            cells[: len(part), : part.shape[1], :, i : i + down, j : j + across] += part
-        top, left = self.padding[0], self.padding[2]
-        whole = padded.reshape(len(dx), -1, padded.shape[3] * m_w, c)
-        dx[...] = whole[:, top : top + dx.shape[1], left : left + dx.shape[2]]
+        tiles = _product("tiles", self.b, dv.reshape(self.points, -1))
+        add_tiles(tiles.reshape(*self.extent, len(dx), *self.tiles, -1), self.corner, self.tile, dx)
 
     def of_filters(self, w: Array) -> Array:
         """U (n², K, C) of `w` (K, R, S, C)."""
@@ -146,47 +131,21 @@ class _Tiles:
     def to_outputs(self, m: Array, y: Array) -> None:
         """Into `y` (N, P, Q, K) from M (n², tiles, K)."""
         outputs = _product("pixels", self.a.T, m.reshape(self.points, -1))
-        outputs = outputs.reshape(*self.tile, len(y), *self.tiles, m.shape[2])
-        for i, j in np.ndindex(self.tile):
-            places = y[:, i :: self.tile[0], j :: self.tile[1]]
-            places[...] = outputs[i, j, :, : places.shape[1], : places.shape[2]]  # without what lies beyond
+        place_tiles(outputs.reshape(*self.tile, len(y), *self.tiles, -1), y)
 
     def of_outputs(self, dy: Array) -> Array:
         """D (n², tiles, K) of `dy` (N, P, Q, K); raises ValueError for another P and Q than the convolution's."""
         if dy.shape[1:3] != self.outputs:
             raise ValueError(f"dy is {dy.shape}, and the convolution has {self.outputs} outputs")
-        outputs = _scratch("pixels", (*self.tile, len(dy), *self.tiles, dy.shape[3]), dy.dtype)
-        outputs.fill(0)
-        for i, j in np.ndindex(self.tile):
-            places = dy[:, i :: self.tile[0], j :: self.tile[1]]
-            outputs[i, j, :, : places.shape[1], : places.shape[2]] = places
+        outputs = scratch("pixels", (*self.tile, len(dy), *self.tiles, dy.shape[3]), dy.dtype)
+        cut_tiles(dy, (0, 0), self.tile, outputs)
         d = _product("d", self.a, outputs.reshape(self.tile[0] * self.tile[1], -1))
         return d.reshape(self.points, -1, dy.shape[3])
 
 
-# -- memory ----------------------------------------------------------------------------------------------------------
-
-
-class _Scratch(threading.local):
-    """Memory that a thread fills and forgets, block after block: the system charges for every fresh page."""
-
-    def __init__(self) -> None:
-        self._memory: dict[str, Array] = {}
-
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """An array with anything in it; it is gone with the next call for this name in this thread."""
-        needed = math.prod(shape) * np.dtype(dtype).itemsize
-        if name not in self._memory or self._memory[name].size < needed:
-            self._memory[name] = np.empty(needed, np.uint8)
-        return self._memory[name][:needed].view(dtype).reshape(shape)
-
-
-_scratch = _Scratch()
-
-
 def _product(name: str, a: Array, b: Array) -> Array:
     """a @ b, in scratch memory."""
-    return product(a, b, _scratch(name, (*a.shape[:-1], b.shape[-1]), a.dtype))
+    return product(a, b, scratch(name, (*a.shape[:-1], b.shape[-1]), a.dtype))
 
 
 def _add_product(total: Array, a: Array, b: Array, is_first: bool) -> None:

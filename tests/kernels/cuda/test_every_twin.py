@@ -5,10 +5,11 @@ import pytest
 
 from npconvnet import kernels
 from npconvnet.backend import array_module, to_host
+from npconvnet.kernels.twins import cuda_twin
 from tests.kernels.test_every_kernel import CALLS, WRITTEN_OVER, Draw, arrays, each_array
 
 DEFINITIONS = {name: getattr(kernels, name).__wrapped__ for name in CALLS}
-TWINS = [name for name, definition in DEFINITIONS.items() if kernels._cuda_twin(definition) is not definition]
+TWINS = [name for name, definition in DEFINITIONS.items() if cuda_twin(definition) is not definition]
 
 #: Of an array it uses the shape alone.
 TAKES_A_SHAPE = {"draw_kept"}
@@ -21,7 +22,7 @@ def run(xp, name, spread=False):
     args, kwargs = each_array(xp.asarray, CALLS[name](Draw(np.float32)))
     if spread:
         args = [x if i in WRITTEN_OVER.get(name, []) else each_array(spread_out, x) for i, x in enumerate(args)]
-    result = kernels._cuda_twin(DEFINITIONS[name])(*args, **kwargs)
+    result = cuda_twin(DEFINITIONS[name])(*args, **kwargs)
     return each_array(to_host, [result, args])
 
 
@@ -76,4 +77,4 @@ def test_float64_is_refused(cupy, name):
     if name in TAKES_A_SHAPE or all(x.dtype != np.float64 for x in arrays([args, kwargs])):
         pytest.skip("takes no such numbers")
     with pytest.raises(TypeError, match="float64"):
-        kernels._cuda_twin(DEFINITIONS[name])(*args, **kwargs)
+        cuda_twin(DEFINITIONS[name])(*args, **kwargs)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from npconvnet import kernels
+from npconvnet.kernels import twins
 from tests import stand_in_cupy, stand_in_nccl
 
 
@@ -19,7 +19,7 @@ def pretend(count: int, emulated: bool = False) -> None:
     sys.modules["cupy.cuda.nccl"] = stand_in_nccl
     stand_in_cupy.runtime.getDeviceCount = lambda: count
     if not emulated:
-        kernels._cuda_twin = lambda definition: definition  # type: ignore[assignment]
+        twins.cuda_twin = lambda definition: definition  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
