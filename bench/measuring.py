@@ -49,6 +49,7 @@ def versions(*packages: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "blas": _blas(),
         **{package: version(package) for package in packages},
+        **({"numba": version("numba")} if find_spec("numba") else {}),
         "cpu": _cpu_model(),
         "threads": threads(),
     }

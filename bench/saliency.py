@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
@@ -26,6 +28,7 @@ from bench.measuring import NPCONVNET, as_line, medians_in_turns, require_instal
 from npconvnet.backend import Array
 from npconvnet.cli import run
 from npconvnet.data.image import read_image
+from npconvnet.kernels import twins
 from npconvnet.network import Network
 from npconvnet.parallel import use_threads
 from npconvnet.visualization.saliency import class_gradients, saliency_map
@@ -35,6 +38,7 @@ from npconvnet.weights import bundled_network
 PHOTO = Path(__file__).resolve().parents[1] / "npconvnet" / "assets" / "chelsea.jpg"
 #: PyTorch's memory formats, by what the table calls Captum in them.
 CAPTUM = {"captum contiguous": "contiguous_format", "captum channels_last": "channels_last"}
+WITHOUT_NUMBA = "npconvnet, no numba"
 #: How far two maps may differ, relatively, in the mean. A few pixels may differ by more: a unit whose input is zero but
 #: for rounding may be on in the one and off in the other.
 TOLERANCE = 1e-3
@@ -45,6 +49,16 @@ Runner = Callable[[], Array]
 def npconvnet_runner(network: Network, x: Array, target: int) -> Runner:
     """The maps (N, H, W) by npconvnet."""
     return lambda: saliency_map(class_gradients(network, x, target)[0])
+
+
+def without_numba(runner: Runner) -> Runner:
+    """The same by NumPy alone."""
+
+    def maps() -> Array:
+        with patch.object(twins, "compiled_twin", lambda function: None):
+            return runner()
+
+    return maps
 
 
 def captum_runner(network: Network, x: Array, target: int, memory_format: str, threads: int | None) -> Runner:
@@ -77,6 +91,8 @@ def measure(against: str, repetitions: int, threads: int | None) -> dict[str, An
     x = cut(read_image(PHOTO), network.preprocessing, 10).inputs
     target = int(network.scores(x).mean(axis=0).argmax())
     runners = {NPCONVNET: npconvnet_runner(network, x, target)}
+    if find_spec("numba"):
+        runners[WITHOUT_NUMBA] = without_numba(runners[NPCONVNET])
     if against == "captum":
         runners |= {name: captum_runner(network, x, target, layout, threads) for name, layout in CAPTUM.items()}
     maps = {name: runner() for name, runner in runners.items()}

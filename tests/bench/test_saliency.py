@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from bench import measuring, saliency
+from npconvnet import kernels
+from npconvnet.kernels import twins
 
 
 def report(*arguments):
@@ -14,9 +17,11 @@ def report(*arguments):
     return json.loads(result.stdout)
 
 
-def test_npconvnet_alone():
+@pytest.mark.parametrize("numba", [None, "installed"])
+def test_npconvnet_alone(monkeypatch, numba):
+    monkeypatch.setattr(saliency, "find_spec", lambda name: numba)
     found = report()
-    assert found["images_per_second"].keys() == {"npconvnet"}
+    assert found["images_per_second"].keys() == {"npconvnet", *([saliency.WITHOUT_NUMBA] if numba else [])}
     assert found["ratio"] is None
     assert "ratio" not in saliency.as_text(found)
 
@@ -36,6 +41,12 @@ def test_threads(torch, own_threads):
     count = torch.get_num_threads() + 1
     assert report("--against", "captum", "--threads", str(count))["versions"]["threads"] == count
     assert torch.get_num_threads() == count
+
+
+def test_without_numba_no_loop_is_compiled(monkeypatch):
+    monkeypatch.setattr(twins, "compiled_twin", lambda function: pytest.fail("it was asked for"))
+    runner = saliency.without_numba(lambda: kernels.relu_backward(np.ones(3), np.ones(3)))
+    assert runner().tolist() == [1, 1, 1]
 
 
 def test_competitors_that_compute_something_else_are_an_error(monkeypatch):

@@ -8,3 +8,8 @@ has the stem and the name of its definition in `kernels/cpu`, and gives what tha
 
 The first call compiles, for a second or two; what came of it is kept on disk, in `__pycache__` or the user's cache.
 """
+
+from numba import njit
+
+#: Divides as NumPy does, and leaves the interpreter to other threads.
+compiled = njit(nogil=True, cache=True, error_model="numpy")

@@ -1,10 +1,7 @@
 """A bias and the ReLU behind it in one pass: what kernels/cpu/bias_relu.py gives, bit for bit."""
 
-from numba import njit
-
 from npconvnet.backend import Array
-
-compiled = njit(nogil=True, cache=True, error_model="numpy")
+from npconvnet.kernels.compiled import compiled
 
 
 def bias_relu_forward(x: Array, b: Array) -> Array:
@@ -14,7 +11,7 @@ def bias_relu_forward(x: Array, b: Array) -> Array:
 
 
 @compiled
-def _add_and_cut(x, b):  # type: ignore[no-untyped-def]
+def _add_and_cut(x, b):
     zero = x.dtype.type(0)
     for n in range(x.shape[0]):
         pixel = x[n]

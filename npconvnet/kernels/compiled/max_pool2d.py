@@ -4,12 +4,10 @@ Without switches NumPy is as fast (max_pool2d_separable.py).
 """
 
 import numpy as np
-from numba import njit
 
 from npconvnet.backend import Array
+from npconvnet.kernels.compiled import compiled
 from npconvnet.kernels.shapes import NO_PADDING, Padding, Rounding, place_windows, require_pixels_in_every_window
-
-compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def max_pool2d_forward(
@@ -40,7 +38,7 @@ def max_pool2d_backward(
 
 
 @compiled
-def _pool(x, window, stride, top, left, y, switches):  # type: ignore[no-untyped-def]
+def _pool(x, window, stride, top, left, y, switches):
     _, height, width, channels = x.shape
     lowest, as_switch = x.dtype.type(-np.inf), switches.dtype.type
     for n in range(y.shape[0]):
@@ -64,7 +62,7 @@ def _pool(x, window, stride, top, left, y, switches):  # type: ignore[no-untyped
 
 
 @compiled
-def _unpool(dy, switches, window, stride, top, left, dx):  # type: ignore[no-untyped-def]
+def _unpool(dy, switches, window, stride, top, left, dx):
     _, p_count, q_count, channels = dy.shape
     zero, as_switch = dx.dtype.type(0), switches.dtype.type
     for n in range(dx.shape[0]):

@@ -1,13 +1,11 @@
 """The gradient of ReLU in one pass: what kernels/cpu/relu.py gives, bit for bit."""
 
 import numpy as np
-from numba import njit
 
 from npconvnet.backend import Array
+from npconvnet.kernels.compiled import compiled
 from npconvnet.kernels.cpu import relu as definition
 from npconvnet.kernels.cpu.relu import ReLURule
-
-compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def relu_backward(dy: Array, y: Array, rule: ReLURule = "gradient") -> Array:
@@ -37,7 +35,7 @@ def _as_it_lies(rows: Array) -> tuple[Array, int]:
 
 
 @compiled
-def _keep_where_positive(dy, apart, y, dx):  # type: ignore[no-untyped-def]
+def _keep_where_positive(dy, apart, y, dx):
     zero = dx.dtype.type(0)
     for n in range(y.shape[0]):
         share, pixel, kept = dy[n * apart : n * apart + y.shape[1]], y[n], dx[n]

@@ -1,13 +1,11 @@
 """Tiles cut and put together pixel by pixel, with nothing padded: what kernels/cpu/tiles.py gives."""
 
 import numpy as np
-from numba import njit
 
 from npconvnet.backend import Array
+from npconvnet.kernels.compiled import compiled
 
 Pair = tuple[int, int]
-
-compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 def cut_tiles(x: Array, corner: Pair, step: Pair, tiles: Array) -> None:
@@ -26,7 +24,7 @@ def add_tiles(tiles: Array, corner: Pair, step: Pair, dx: Array) -> None:
 
 
 @compiled
-def _cut(x, corner, step, tiles):  # type: ignore[no-untyped-def]
+def _cut(x, corner, step, tiles):
     n_h, n_w, images, down, across, channels = tiles.shape
     _, height, width, _ = x.shape
     zero = x.dtype.type(0)
@@ -48,7 +46,7 @@ def _cut(x, corner, step, tiles):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _place(tiles, y):  # type: ignore[no-untyped-def]
+def _place(tiles, y):
     n_h, n_w, _, _, _, channels = tiles.shape
     for n in range(y.shape[0]):
         for i in range(y.shape[1]):
@@ -59,7 +57,7 @@ def _place(tiles, y):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _add(tiles, corner, step, dx):  # type: ignore[no-untyped-def]
+def _add(tiles, corner, step, dx):
     n_h, n_w, _, down, across, channels = tiles.shape
     zero = dx.dtype.type(0)
     for n in range(dx.shape[0]):
