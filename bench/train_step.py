@@ -197,6 +197,9 @@ def _memory_of_two_steps(name: str, workload: Workload) -> int:
         import bench.torch_peer  # noqa: F401 (an import is not a part of the step)
 
         torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports the rest of PyTorch
+    else:
+        one = np.ones((1, 1), np.float32)
+        kernels.relu_backward(one, one)  # imports numba, where it is installed, and starts its compiler
     before = _largest_resident_set()
     runner = competitor(name, workload)
     _forget_largest_resident_set()  # PyTorch's copy is made of a network that is gone by now
