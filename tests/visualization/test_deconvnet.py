@@ -14,7 +14,7 @@ from npconvnet.preprocessing import Preprocessing
 from npconvnet.visualization.deconvnet import RULES, Unit, find_unit, reconstruct
 from npconvnet.weights import bundled_network
 from tests.command_line import ASSETS
-from tests.conftest import Numbers, assert_close, to_nchw
+from tests.conftest import Numbers, assert_close_through_relus, to_nchw
 
 
 def by_hand() -> Network:
@@ -158,13 +158,13 @@ def assert_agrees_with_captum(network: Network, x: Numbers, layers: Sequence[str
             captums = peers[rule](peer, peer.steps[layer]).attribute(image, selector)
             expected = captums.detach().numpy().transpose(0, 2, 3, 1)
             assert expected.any()
-            assert_close(reconstruct(network, x, unit, rule), expected)
+            assert_close_through_relus(reconstruct(network, x, unit, rule), expected)
 
 
 @pytest.mark.filterwarnings("ignore:Setting (forward|backward)")  # Captum announces its hooks
-def test_units_of_squeezenet_agree_with_captum():
-    network = bundled_network()
-    x = network.preprocess([read_image(ASSETS / "chelsea.jpg")])
+def test_units_of_squeezenet_agree_with_captum(dtype):
+    network = bundled_network().astype(dtype)
+    x = network.preprocess([read_image(ASSETS / "chelsea.jpg")]).astype(dtype)
     assert_agrees_with_captum(network, x, ["fire3.squeeze1x1", "fire5", "relu10"])
 
 
@@ -172,5 +172,5 @@ def test_units_of_squeezenet_agree_with_captum():
 def test_units_of_a_random_alexnet_agree_with_captum(rng):
     network = MODELS["alexnet"](classes=10)
     network.initialize(rng)
-    x = rng.standard_normal((1, 227, 227, 3), np.float32)
-    assert_agrees_with_captum(network, x, ["norm2", "relu6"])
+    x = rng.standard_normal((1, 227, 227, 3))
+    assert_agrees_with_captum(network.astype(np.float64), x, ["norm2", "relu6"])
