@@ -3,6 +3,7 @@
 NumPy arrays go to `kernels/cpu`: to the definition, or to the fast version where one stands beside it; and, if numba is
 installed, to the function of the definition's stem and name in `kernels/compiled` where one is written. CuPy arrays go
 to that in `kernels/cuda` where one is written, and otherwise to the definition, which speaks to either array module.
+(Winograd's tiles, which are no operation of a network, are picked in kernels/cpu/tiles.py.)
 """
 
 from collections.abc import Callable

@@ -45,12 +45,12 @@ def _twin(function: Callable[P, R], room: str) -> Callable[P, R] | None:
 
 @cache
 def _has_numba() -> bool:
-    """Whether numba is installed and can be imported; warns once where it is the one and not the other."""
+    """Whether numba is installed and can be used; warns where it is the one and not the other."""
     if importlib.util.find_spec("numba") is None:
         return False
     try:
-        importlib.import_module("numba")
-    except ImportError as error:  # it refuses a NumPy that is newer than itself
+        importlib.import_module("npconvnet.kernels.compiled")
+    except Exception as error:  # of many kinds: it refuses a newer NumPy, its libraries are missing, …
         warnings.warn(f"numba is not used, as it can't be imported: {error}", stacklevel=2)
         return False
     return True

@@ -48,7 +48,7 @@ def class_gradients(network: Network, x: Array, targets: Targets, rule: ReLURule
     """
     alone, objective = score_alone(network, targets)
     gradients, scores = image_gradients(alone, x, objective, rule)
-    return gradients, scores[objective(scores) > 0]
+    return gradients, scores[objective(scores) > 0]  # one in each row
 
 
 def score_alone(network: Network, targets: Targets) -> tuple[Network, Objective]:

@@ -1,5 +1,7 @@
 """The compiled loops beside what they stand in for, bit for bit; but max pooling, see test_fast_max_pool2d.py."""
 
+import inspect
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,11 +9,18 @@ from hypothesis import strategies as st
 
 from npconvnet.kernels.cpu import bias_relu as bias_relu_by_numpy
 from npconvnet.kernels.cpu import relu as relu_by_numpy
-from npconvnet.kernels.cpu import tiles as tiles_by_numpy
+from npconvnet.kernels.cpu import tiles as tiles_by_either
 from tests.conftest import distinct
 
 pytest.importorskip("numba")
-from npconvnet.kernels.compiled import bias_relu, relu, tiles
+from numba.core.caching import FunctionCache
+
+from npconvnet.kernels.compiled import bias_relu, compiled, relu, tiles
+
+cut_by_numpy, place_by_numpy, add_by_numpy = (
+    inspect.unwrap(function)  # or it would be the compiled one
+    for function in (tiles_by_either.cut_tiles, tiles_by_either.place_tiles, tiles_by_either.add_tiles)
+)
 
 VALUES = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.5, 1e-42]
 
@@ -31,7 +40,7 @@ def layouts(rng, dtype):
         "channels first in memory": distinct(rng, (2, 6, 3, 4), dtype).transpose(0, 2, 3, 1),
         "some rows": distinct(rng, (2, 9, 4, 6), dtype)[:, 1:4],
         "one number for a channel": np.broadcast_to(distinct(rng, (2, 1, 1, 6), dtype), (2, 3, 4, 6)),
-        "from behind": distinct(rng, (2, 3, 4, 6), dtype)[::-1, ::-1],
+        "from behind": distinct(rng, (2, 3, 4, 6), dtype)[::-1, ::-1, ::-1],
     }
 
 
@@ -40,7 +49,7 @@ def layouts(rng, dtype):
 def test_relu_backward(rng, rule, layout, dtype):
     dy = layouts(rng, dtype)[layout]
     y = np.maximum(distinct(rng, (2, 3, 4, 12), dtype), 0)
-    for y_now in (y[..., :6], y[..., 6:].copy()):
+    for y_now in (y[..., :6], y[..., 6:].copy(), np.asfortranarray(y[..., 6:])):
         assert same_bits(relu.relu_backward(dy, y_now, rule), relu_by_numpy.relu_backward(dy, y_now, rule))
 
 
@@ -53,6 +62,34 @@ def test_relu_backward_of_any_shape(rng, shape, dtype):
 def test_relu_backward_of_unusual_numbers(dtype):
     dy, y = (np.array(part, dtype) for part in zip(*[(a, b) for a in VALUES for b in VALUES], strict=True))
     assert same_bits(relu.relu_backward(dy, y), relu_by_numpy.relu_backward(dy, y))
+
+
+def test_relu_backward_of_one_image_for_all_and_in_another_type(rng):
+    """What NumPy would broadcast or convert, it does here too."""
+    dy, y = distinct(rng, (1, 3), np.float64), distinct(rng, (4, 3), np.float32)
+    for share in (dy, dy.repeat(4, axis=0), dy.astype(np.float32)):
+        assert same_bits(relu.relu_backward(share, y), relu_by_numpy.relu_backward(share, y))
+
+
+def test_a_derivative_of_other_images_is_refused():
+    with pytest.raises(ValueError, match="broadcast"):
+        relu.relu_backward(np.ones((2, 3)), np.ones((4, 3)))
+
+
+def test_where_nothing_can_be_kept_on_disk_it_is_compiled_anew(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(FunctionCache, "__init__", refuse)
+
+    @compiled
+    def double(x):
+        for n in range(x.size):
+            x[n] *= 2
+
+    x = np.arange(3.0)
+    double(x)
+    assert x.tolist() == [0, 2, 4]
 
 
 def test_an_unknown_rule_is_refused():
@@ -72,7 +109,7 @@ def test_bias_relu_forward_of_unusual_numbers(dtype):
     b = np.array(VALUES, dtype)
     with np.errstate(invalid="ignore"):
         expected = bias_relu_by_numpy.bias_relu_forward(x.copy(), b)
-    np.testing.assert_array_equal(bias_relu.bias_relu_forward(x, b), expected)
+    assert same_bits(bias_relu.bias_relu_forward(x, b), expected)
 
 
 @st.composite
@@ -94,12 +131,12 @@ def test_tiles_are_cut_and_added_up(cut):
     x, d_tiles = distinct(rng, shape, np.float32), distinct(rng, tiles_shape, np.float32)
     found, expected = (np.empty(tiles_shape, np.float32) for _ in range(2))
     tiles.cut_tiles(x, corner, step, found)
-    tiles_by_numpy.cut_tiles(x, corner, step, expected)
+    cut_by_numpy(x, corner, step, expected)
     assert same_bits(found, expected)
     dx, expected_dx = np.empty_like(x), np.empty_like(x)
     tiles.add_tiles(d_tiles, corner, step, dx)
-    tiles_by_numpy.add_tiles(d_tiles, corner, step, expected_dx)
-    np.testing.assert_allclose(dx, expected_dx, rtol=1e-6, atol=1e-6)
+    add_by_numpy(d_tiles, corner, step, expected_dx)
+    assert same_bits(dx, expected_dx)
     assert np.vdot(found, d_tiles) == pytest.approx(np.vdot(x, dx), rel=1e-5, abs=1e-5)  # adjoint
 
 
@@ -110,7 +147,7 @@ def test_tiles_are_placed_side_by_side(size, tile):
     given_tiles = distinct(rng, (*tile, 2, down, across, 3), np.float32)
     y, expected = (np.empty((2, *size, 3), np.float32) for _ in range(2))
     tiles.place_tiles(given_tiles, y)
-    tiles_by_numpy.place_tiles(given_tiles, expected)
+    place_by_numpy(given_tiles, expected)
     assert same_bits(y, expected)
     back = np.empty_like(given_tiles)
     tiles.cut_tiles(y, (0, 0), tile, back)

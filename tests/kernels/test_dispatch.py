@@ -12,6 +12,7 @@ import pytest
 from npconvnet import kernels
 from npconvnet.backend import to_host
 from npconvnet.kernels import twins
+from npconvnet.kernels.cpu import tiles as cpu_tiles
 
 
 @pytest.fixture
@@ -102,9 +103,19 @@ def test_without_numba_nobody_asks_for_it(forget_twins, monkeypatch, recwarn):
     assert not recwarn.list
 
 
-def test_numba_that_refuses_this_numpy_is_named_once(forget_twins, monkeypatch):
+def test_tiles_go_to_the_compiled_loop_where_numba_is_installed(forget_twins, monkeypatch):
+    pytest.importorskip("numba")
+    compiled = importlib.import_module("npconvnet.kernels.compiled.tiles")
+    seen = []
+    monkeypatch.setattr(compiled, "place_tiles", lambda tiles, y: seen.append((tiles, y)))
+    cpu_tiles.place_tiles(X, X)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", [ImportError, OSError, SystemError, AttributeError])
+def test_numba_that_cannot_be_imported_is_named_once(forget_twins, monkeypatch, kind):
     def refuse(name):
-        raise ImportError("Numba needs NumPy 2.3 or less")
+        raise kind("Numba needs NumPy 2.3 or less")
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, loader=None))
     monkeypatch.setattr(importlib, "import_module", refuse)
@@ -120,9 +131,10 @@ def test_the_names_and_the_words_are_those_of_the_definition():
 
 def test_compiled_loops_are_called_as_their_definitions():
     pytest.importorskip("numba")
-    definitions = [kernel.__wrapped__ for kernel in vars(kernels).values() if hasattr(kernel, "__wrapped__")]
+    tiles = [cpu_tiles.cut_tiles, cpu_tiles.place_tiles, cpu_tiles.add_tiles]
+    definitions = [kernel.__wrapped__ for kernel in [*vars(kernels).values(), *tiles] if hasattr(kernel, "__wrapped__")]
     pairs = {d: twin for d in definitions if (twin := twins.compiled_twin(d))}
-    assert pairs
+    assert {"max_pool2d_forward", "relu_backward", "cut_tiles", "add_tiles"} < {d.__name__ for d in pairs}
     for definition, twin in pairs.items():
         assert inspect.signature(twin, eval_str=True) == inspect.signature(definition, eval_str=True)
 

@@ -73,6 +73,12 @@ def test_a_derivative_that_is_a_view(fast, rng):
     np.testing.assert_array_equal(fast.max_pool2d_backward(dy, switches, (2, 9, 8, 3), (3, 3), 2), expected)
 
 
+def test_a_derivative_of_other_images_is_refused(fast, rng):
+    _, switches = fast.max_pool2d_forward(distinct(rng, (3, 6, 6, 2)), (2, 2), 2)
+    with pytest.raises(ValueError):
+        fast.max_pool2d_backward(np.ones((2, 3, 3, 2)), switches, (3, 6, 6, 2), (2, 2), 2)
+
+
 @pytest.mark.parametrize("side", [15, 16, 17])
 def test_windows_of_any_size(fast, rng, side):
     assert_same_bits(fast, distinct(rng, (2, 20, 20, 2), np.float32), Geometry((20, 20), (side, side), stride=2))

@@ -1,4 +1,4 @@
-"""Max pooling with switches in one pass: what kernels/cpu/max_pool2d.py gives, bit for bit.
+"""Max pooling with switches in one pass: what kernels/cpu/max_pool2d.py gives, bit for bit but for the sign of zeros.
 
 Without switches NumPy is as fast (max_pool2d_separable.py).
 """
@@ -31,9 +31,13 @@ def max_pool2d_backward(
     padding: Padding = NO_PADDING,
     rounding: Rounding = "floor",
 ) -> Array:
-    """dx (N, H, W, C) of `dy` (N, P, Q, C) and the `switches` of the forward."""
+    """dx (N, H, W, C) of `dy` (N, P, Q, C) and the `switches` of the forward; raises ValueError for other shapes."""
+    windows = place_windows((x_shape[1], x_shape[2]), window, stride, padding, rounding)
+    expected = x_shape[0], *windows.outputs, x_shape[3]
+    if not dy.shape == switches.shape == expected:
+        raise ValueError(f"dy is {dy.shape} and the switches are {switches.shape}; the pooling gave {expected}")
     dx = np.empty(x_shape, dy.dtype)
-    _unpool(np.ascontiguousarray(dy), switches, window, stride, padding[0], padding[2], dx)
+    _unpool(np.ascontiguousarray(dy), np.ascontiguousarray(switches), window, stride, padding[0], padding[2], dx)
     return dx
 
 

@@ -13,7 +13,7 @@ def relu_backward(dy: Array, y: Array, rule: ReLURule = "gradient") -> Array:
 
     `dy` may be some channels of a larger array. Raises ValueError for an unknown rule.
     """
-    if rule != "gradient" or not y.size:
+    if rule != "gradient" or dy.shape != y.shape or dy.dtype != y.dtype or not y.size:
         return definition.relu_backward(dy, y, rule)
     y = np.ascontiguousarray(y)
     dx = np.empty_like(y)

@@ -1,4 +1,4 @@
-"""Tiles cut and put together pixel by pixel, with nothing padded: what kernels/cpu/tiles.py gives."""
+"""Tiles cut and put together pixel by pixel, with nothing padded: what kernels/cpu/tiles.py gives, bit for bit."""
 
 import numpy as np
 
