@@ -7,7 +7,7 @@
 Read it from top to bottom: options, data, network, optimizer, the loop.
 
 The first command, two cores of an AMD EPYC (Zen 4), Python 3.11.7, NumPy 2.4.6: 2.80% top-1 validation error after
-1 minute 46 seconds, from random weights and an empty cache.
+1 minute 24 seconds, from random weights and an empty cache.
 """
 
 from __future__ import annotations
